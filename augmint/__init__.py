@@ -1,0 +1,1 @@
+"""augmint: augmented image samples by class label."""
