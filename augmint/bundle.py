@@ -1,0 +1,616 @@
+"""The bundle: the one contract between export and everything that generates from it.
+
+A bundle is a directory:
+
+    manifest.json     what this is and the sha256 of every other file; written last, so its existence means complete
+    generator.onnx    latent float32 [N, Z] (and label int64 [N]) -> image uint8 [N, H, W, C]
+    golden.npy        images that the generator must reproduce before it may serve
+    critic.onnx       image uint8 [N, H, W, C] (and label) -> realism float32 [N] (and class_logits); optional
+    samples.png       a sheet to look at
+    README.md         the model card
+
+`read_bundle` trusts nothing that it has not checked, in this order, and refuses with a `BundleError` whose `code` names
+the check: regular files and strict names -> strict JSON and schema -> sha256 of the very bytes that will be used ->
+graph (op domains, external data, random ops, mirrored metadata). `augmint.generator` goes on: session -> inputs and
+outputs -> golden samples. Nothing is ever unpickled, and nothing is read twice: the bytes that were hashed are the
+bytes that are run.
+
+This module knows neither torch nor onnxruntime, and imports onnx only to look at a graph.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NoReturn, Self
+
+import numpy as np
+from numpy.lib import format as npy_format
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from augmint.errors import BundleError, ExportError
+from augmint.latents import ALGORITHM, MAX_DIM, TABLE_SHA256
+
+__all__ = [
+    "MANIFEST",
+    "SCHEMA_VERSION",
+    "Architecture",
+    "BatchInvariance",
+    "BundleFiles",
+    "Data",
+    "Description",
+    "Evidence",
+    "FileEntry",
+    "Golden",
+    "Graph",
+    "Identity",
+    "Image",
+    "Manifest",
+    "Metric",
+    "Parity",
+    "Sampling",
+    "Tensor",
+    "essentials",
+    "read_bundle",
+    "write_bundle",
+]
+
+SCHEMA_VERSION: Final = 1
+MANIFEST: Final = "manifest.json"
+METADATA_KEY: Final = "augmint"
+
+MAX_MANIFEST_BYTES: Final = 4 << 20
+MAX_FILE_BYTES: Final = 2 << 30  # protobuf's own limit for one message
+MAX_FILES: Final = 32
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+# A generator is plain arithmetic. Other domains mean custom or contributed operators, whose code we have not seen.
+_ALLOWED_DOMAINS: Final = frozenset({"", "ai.onnx"})
+_RANDOM_OPS: Final = frozenset(
+    {
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+        "Multinomial",
+        "Bernoulli",
+        "Dropout",
+    }
+)
+
+
+# ------------------------------------------------------------------------------------------------- the manifest
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+Name = Annotated[str, Field(pattern=rf"^{_NAME.pattern}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Text = Annotated[str, Field(max_length=4096)]
+Label = Annotated[str, Field(min_length=1, max_length=256)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class Identity(_Strict):
+    """Who made it: no clock of the export's, so that exporting twice gives the same bytes."""
+
+    name: Name
+    augmint_version: Text
+    run: Text
+    trained: Text = Field(description="ISO 8601 time at which the run's best checkpoint was written")
+    licence: Text = "unstated"
+
+
+class Architecture(_Strict):
+    family: Name
+    options: dict[str, JsonValue]
+    parameters: Count
+    checkpoint_step: Count
+    images_seen: Count
+
+
+class Data(_Strict):
+    name: Text
+    fingerprint: Sha256
+    class_counts: dict[str, Count] = Field(description="images of the train split, by label")
+    split: dict[Literal["train", "validation", "test"], Count]
+    resize: Text
+
+
+class Image(_Strict):
+    height: Annotated[int, Field(ge=1, le=4096)]
+    width: Annotated[int, Field(ge=1, le=4096)]
+    channels: Literal[1, 3]
+    dtype: Literal["uint8"] = "uint8"
+    layout: Literal["NHWC"] = "NHWC"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.height, self.width, self.channels
+
+
+class Sampling(_Strict):
+    algorithm: Literal["philox4x32-10/normal-table-65536"] = ALGORITHM
+    table_sha256: Sha256 = TABLE_SHA256
+    latent_dim: Annotated[int, Field(ge=1, le=MAX_DIM)]
+    tolerance: Annotated[int, Field(ge=0, le=64)] = Field(
+        description="largest difference, in grey levels, on other processors and ONNX Runtime versions"
+    )
+
+
+class Tensor(_Strict):
+    """`shape` begins with "N", the batch; the rest are fixed lengths."""
+
+    name: Name
+    dtype: Literal["float32", "int64", "uint8"]
+    shape: Annotated[tuple[str | int, ...], Field(min_length=1, max_length=8)]
+
+
+class Graph(_Strict):
+    file: Name
+    inputs: Annotated[tuple[Tensor, ...], Field(min_length=1, max_length=4)]
+    outputs: Annotated[tuple[Tensor, ...], Field(min_length=1, max_length=4)]
+    opset: Annotated[int, Field(ge=13, le=64)]
+    precision: Literal["fp32", "fp16"]
+    optimisation: Literal["extended", "all"]
+    versions: dict[str, Text]
+
+
+class Metric(_Strict):
+    """One measured figure; `value` is None where it could not be measured, and then `note` says why."""
+
+    name: Name
+    value: float | None
+    n: Count
+    method: Text
+    label: Text | None = None
+    note: Text | None = None
+
+
+class Parity(_Strict):
+    """The exported graph against PyTorch, in grey levels."""
+
+    batches: tuple[int, ...]
+    max_levels: Count
+    share_differing: float
+    provider: Text
+
+
+class BatchInvariance(_Strict):
+    """The batch sizes at which the images came out byte for byte the same."""
+
+    batches: tuple[int, ...]
+    provider: Text
+
+
+class Evidence(_Strict):
+    metrics: tuple[Metric, ...] = ()
+    parity: Parity | None = None
+    batch_invariance: BatchInvariance | None = None
+    warnings: tuple[Text, ...] = ()
+
+
+class Golden(_Strict):
+    """The address of one row of golden.npy."""
+
+    label: Text
+    seed: Annotated[int, Field(ge=0, lt=2**53)]
+    index: Annotated[int, Field(ge=0, lt=2**53)]
+    truncation: Annotated[float, Field(gt=0, le=1)]
+
+
+class FileEntry(_Strict):
+    sha256: Sha256
+    bytes: Annotated[int, Field(ge=0, le=MAX_FILE_BYTES)]
+
+
+class Description(_Strict):
+    """Everything a manifest says but for the list of files, which is known only once they are written."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["augmint-bundle"] = "augmint-bundle"
+    identity: Identity
+    architecture: Architecture
+    data: Data
+    class_names: Annotated[tuple[Label, ...], Field(max_length=10_000)]
+    image: Image
+    sampling: Sampling
+    generator: Graph
+    critic: Graph | None = None
+    evidence: Evidence
+    golden: Annotated[tuple[Golden, ...], Field(min_length=1, max_length=256)]
+
+    @property
+    def num_classes(self) -> int:
+        """0 for an unconditional generator."""
+        return len(self.class_names)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = self.class_names
+        if len(set(names)) != len(names):
+            raise ValueError("class_names holds a name twice")
+        if any(label not in names for label in self.data.class_counts) and names:
+            raise ValueError("data.class_counts names a class that class_names does not hold")
+        expected = [Tensor(name="latent", dtype="float32", shape=("N", self.sampling.latent_dim))]
+        if names:
+            expected.append(Tensor(name="label", dtype="int64", shape=("N",)))
+        if list(self.generator.inputs) != expected:
+            raise ValueError(
+                "generator.inputs must be latent float32 [N, latent_dim], then label int64 [N] if conditional"
+            )
+        image = Tensor(name="image", dtype="uint8", shape=("N", *self.image.shape))
+        if self.generator.outputs != (image,):
+            raise ValueError("generator.outputs must be image uint8 [N, height, width, channels]")
+        if self.critic is not None and self.critic.inputs[0] != image:
+            raise ValueError("critic.inputs must begin with image uint8 [N, height, width, channels]")
+        for row in self.golden:
+            if (row.label not in names) if names else row.label != "":
+                raise ValueError(f"golden names the label {row.label[:40]!r}, which class_names does not hold")
+        return self
+
+
+class Manifest(Description):
+    files: Annotated[dict[Name, FileEntry], Field(min_length=2, max_length=MAX_FILES)]
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        needed = {self.generator.file, "golden.npy"} | ({self.critic.file} if self.critic else set())
+        if missing := sorted(needed - set(self.files)):
+            raise ValueError(f"files does not list {missing[0]}")
+        if MANIFEST in self.files:
+            raise ValueError("files must not list the manifest itself")
+        return self
+
+
+def essentials(manifest: Description) -> dict[str, JsonValue]:
+    """What is mirrored in the ONNX file's metadata, so that the file alone still says what it is."""
+    return {
+        "schema_version": manifest.schema_version,
+        "name": manifest.identity.name,
+        "family": manifest.architecture.family,
+        "class_names": list(manifest.class_names),
+        "image": [*manifest.image.shape],
+        "latent_dim": manifest.sampling.latent_dim,
+        "algorithm": manifest.sampling.algorithm,
+        "synthetic": True,
+    }
+
+
+# ------------------------------------------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True, eq=False)
+class BundleFiles:
+    """A bundle whose files have been checked: the manifest and the very bytes that were hashed.
+
+    Attributes:
+        path: the directory.
+        manifest: validated.
+        digest: sha256 of manifest.json, 64 hex digits. Since the manifest holds the sha256 of every file, it is the
+            identity of the whole bundle.
+        content: file name -> bytes.
+    """
+
+    path: Path
+    manifest: Manifest
+    digest: str
+    content: Mapping[str, bytes]
+
+    def golden_images(self) -> NDArray[np.uint8]:
+        """uint8 [G, H, W, C], one row for each of `manifest.golden`."""
+        expected = (len(self.manifest.golden), *self.manifest.image.shape)
+        return _read_npy(self.content["golden.npy"], expected, self.path / "golden.npy")
+
+
+def read_bundle(path: str | os.PathLike[str]) -> BundleFiles:
+    """Read and check a bundle, up to what needs a session.
+
+    Args:
+        path: the bundle's directory.
+
+    Raises:
+        BundleError: refused; `code` names the check, the message names the file and the mend.
+    """
+    root = Path(path)
+    names = _list_files(root)
+    manifest_bytes = _read_regular(root / MANIFEST, limit=MAX_MANIFEST_BYTES)
+    manifest = parse_manifest(manifest_bytes, root / MANIFEST)
+
+    listed = {MANIFEST, *manifest.files}
+    if extra := sorted(names - listed):
+        _refuse(
+            "extra-file",
+            root / extra[0],
+            "is not listed in the manifest: remove it, or export the bundle again",
+        )
+    if missing := sorted(listed - names):
+        _refuse(
+            "missing-file",
+            root / missing[0],
+            "is listed in the manifest but not there: copy the bundle again, whole",
+        )
+
+    content: dict[str, bytes] = {}
+    for name, entry in manifest.files.items():
+        data = _read_regular(root / name, limit=MAX_FILE_BYTES, expected=entry.bytes)
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            _refuse(
+                "digest-mismatch",
+                root / name,
+                "does not have the manifest's sha256: copy the bundle again, whole",
+            )
+        content[name] = data
+
+    check_graph(content[manifest.generator.file], root / manifest.generator.file, expect=essentials(manifest))
+    if manifest.critic is not None:
+        check_graph(content[manifest.critic.file], root / manifest.critic.file, expect=None)
+    files = BundleFiles(root, manifest, hashlib.sha256(manifest_bytes).hexdigest(), content)
+    files.golden_images()
+    return files
+
+
+def _refuse(code: str, path: Path, problem: str) -> NoReturn:
+    raise BundleError(f"{path} {problem}.", code=f"bundle.{code}")
+
+
+def _list_files(root: Path) -> set[str]:
+    try:
+        entries = list(os.scandir(root))
+    except FileNotFoundError:
+        _refuse("missing", root, "does not exist: give the directory that `augmint export` wrote")
+    except NotADirectoryError:
+        _refuse("not-a-directory", root, "is a file: give the directory that `augmint export` wrote")
+    except OSError as error:
+        _refuse("unreadable", root, f"cannot be read ({error.strerror}): check its permissions")
+    for entry in entries:
+        if not _NAME.fullmatch(entry.name):
+            _refuse("bad-name", root / repr(entry.name), "has a name that no bundle file has: remove it")
+        if entry.is_symlink():
+            _refuse("symlink", root / entry.name, "is a symbolic link: put the file itself there")
+        if not entry.is_file(follow_symlinks=False):
+            _refuse("not-regular", root / entry.name, "is not a regular file: remove it")
+    names = {entry.name for entry in entries}
+    if MANIFEST not in names:
+        _refuse(
+            "no-manifest",
+            root,
+            "has no manifest.json, so it is not a complete bundle: export it again (or name a bundle, not a run)",
+        )
+    return names
+
+
+def _read_regular(path: Path, *, limit: int, expected: int | None = None) -> bytes:
+    """The bytes of a regular file, opened once without following links, its size checked before it is read."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        _refuse("unreadable", path, f"cannot be opened ({error.strerror}): check its permissions")
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            _refuse("not-regular", path, "is not a regular file: remove it")
+        if status.st_size > limit:
+            _refuse("too-large", path, f"is larger than {limit} bytes, the most a bundle may hold there")
+        if expected is not None and status.st_size != expected:
+            _refuse(
+                "size-mismatch",
+                path,
+                f"has {status.st_size} bytes and not the manifest's {expected}: copy the bundle again, whole",
+            )
+        return file.read(limit + 1)
+
+
+def parse_manifest(data: bytes, path: Path) -> Manifest:
+    """Strict JSON (no duplicate keys, no NaN, UTF-8) and the schema; `path` is for the error's sentence."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            _refuse("manifest-duplicate-key", path, f"holds the key {twice[:60]!r} twice: export the bundle again")
+        return result
+
+    def constant(name: str) -> NoReturn:
+        _refuse("manifest-not-finite", path, f"holds {name}, which is not JSON: export the bundle again")
+
+    try:
+        document = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
+    except (ValueError, RecursionError) as error:
+        where = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        _refuse("manifest-not-json", path, f"is not valid JSON{where}: export the bundle again")
+    if not isinstance(document, dict) or document.get("kind") != "augmint-bundle":
+        _refuse(
+            "not-a-bundle",
+            path,
+            "is not an augmint bundle's manifest: name a directory that `augmint export` wrote",
+        )
+    version = document.get("schema_version")
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        mend = "update augmint" if isinstance(version, int) and version > SCHEMA_VERSION else "export the bundle again"
+        _refuse(
+            "schema-version",
+            path,
+            f"has schema version {str(version)[:20]}, this augmint reads {SCHEMA_VERSION}: {mend}",
+        )
+    try:
+        return Manifest.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part)[:40] for part in first["loc"]) or "manifest"
+        _refuse(
+            "schema",
+            path,
+            f"does not follow the schema ({where}: {first['msg'][:200]}): export the bundle again",
+        )
+
+
+def check_graph(data: bytes, path: Path, *, expect: dict[str, JsonValue] | None) -> None:
+    """Refuse a graph that is not plain, self-contained, deterministic arithmetic.
+
+    Args:
+        data: the ONNX file's bytes.
+        path: for the error's sentence.
+        expect: what the file's own metadata must say (None: not checked).
+    """
+    try:
+        import onnx
+    except ModuleNotFoundError:
+        raise BundleError(
+            'Opening a bundle needs onnx and onnxruntime: pip install "augmint[local]".',
+            code="bundle.no-onnx",
+        ) from None
+    try:
+        model = onnx.ModelProto.FromString(data)
+        if not model.graph.node or not model.opset_import:
+            raise ValueError("no graph")
+    except Exception:  # protobuf's own DecodeError differs between its implementations
+        _refuse("not-onnx", path, "is not an ONNX model: export the bundle again")
+
+    for opset in model.opset_import:
+        if opset.domain not in _ALLOWED_DOMAINS:
+            _refuse(
+                "op-domain",
+                path,
+                f"uses operators of the domain {opset.domain[:60]!r}: export the bundle again",
+            )
+    if model.functions:
+        _refuse("local-function", path, "defines functions of its own: export the bundle again")
+    if model.training_info:
+        _refuse("training-info", path, "carries training graphs: export the bundle again")
+    for graph in _graphs(model.graph):
+        for node in graph.node:
+            if node.domain not in _ALLOWED_DOMAINS:
+                _refuse(
+                    "op-domain",
+                    path,
+                    f"uses {node.domain[:60]}.{node.op_type[:60]}, not a standard ONNX operator",
+                )
+            if node.op_type in _RANDOM_OPS:
+                _refuse(
+                    "random-op",
+                    path,
+                    f"draws random numbers ({node.op_type}): samples would not be reproducible",
+                )
+        for tensor in _tensors(graph):
+            if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+                _refuse("external-data", path, "keeps weights in another file: export the bundle again")
+    if expect is not None:
+        mirrored = {entry.key: entry.value for entry in model.metadata_props}.get(METADATA_KEY, "null")
+        try:
+            same = json.loads(mirrored) == expect
+        except ValueError:
+            same = False
+        if not same:
+            _refuse(
+                "metadata-mismatch",
+                path,
+                "and the manifest describe different generators: export the bundle again",
+            )
+
+
+def _graphs(graph: Any) -> Iterator[Any]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _graphs(attribute.g)
+            for inner in attribute.graphs:
+                yield from _graphs(inner)
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield sparse.values
+        yield sparse.indices
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for sparse in (
+                *attribute.sparse_tensors,
+                *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []),
+            ):
+                yield sparse.values
+                yield sparse.indices
+
+
+def _read_npy(data: bytes, expected: tuple[int, ...], path: Path) -> NDArray[np.uint8]:
+    """Parse an npy file of known shape and type without ever allocating what its header claims."""
+    import io
+
+    stream = io.BytesIO(data)
+    try:
+        version = npy_format.read_magic(stream)
+        reader = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
+        shape, fortran, dtype = reader(stream)
+    except (ValueError, EOFError, SyntaxError):
+        _refuse("golden-file", path, "is not a readable npy file: export the bundle again")
+    body = data[stream.tell() :]
+    if shape != expected or fortran or dtype != np.uint8 or len(body) != int(np.prod(expected)):
+        _refuse("golden-file", path, f"must hold uint8 {list(expected)}: export the bundle again")
+    return np.frombuffer(body, dtype=np.uint8).reshape(expected)
+
+
+# ------------------------------------------------------------------------------------------------- writing
+
+
+def write_bundle(path: str | os.PathLike[str], description: Description, content: Mapping[str, bytes]) -> str:
+    """Write a bundle, whole or not at all, and return its digest.
+
+    Args:
+        path: directory to make; it must not exist yet, or be empty.
+        description: the manifest but for `files`, which is filled in here from `content`.
+        content: file name -> bytes, without the manifest. The generator's ONNX file must carry `essentials` in its
+            metadata already.
+
+    Raises:
+        ExportError: the directory holds something already, or cannot be written.
+    """
+    target = Path(path)
+    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
+        raise ExportError(f"{target} exists already: choose another --out, or remove it.", code="export.exists")
+    entries = {
+        name: FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+        for name, data in sorted(content.items())
+    }
+    manifest = Manifest(files=entries, **{name: getattr(description, name) for name in Description.model_fields})
+    document = (manifest.model_dump_json(indent=1) + "\n").encode()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise ExportError(f"{target} cannot be written: {error.strerror}.", code="export.unwritable") from error
+    try:
+        for name, data in (*sorted(content.items()), (MANIFEST, document)):
+            with open(scratch / name, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        # mkdtemp makes the directory private; a bundle is as public as the process's umask says.
+        umask = os.umask(0)
+        os.umask(umask)
+        scratch.chmod(0o777 & ~umask)
+        if target.exists():
+            target.rmdir()
+        os.replace(scratch, target)
+    except OSError as error:
+        raise ExportError(f"{target} cannot be written: {error.strerror}.", code="export.unwritable") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return hashlib.sha256(document).hexdigest()

@@ -1,0 +1,283 @@
+"""The local generator: a bundle, opened in this process.
+
+`Generator` gives the same methods with the same arguments and the same bytes as `augmint.Client`. It may be shared by
+threads, sent to other processes (it reopens there, and checks that it is still the same bundle) and survives a fork.
+
+This module knows nothing of HTTP, batching or quotas: `render` is the one function that the service's engine calls.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from augmint.bundle import BundleFiles, Graph, Manifest, read_bundle
+from augmint.errors import BundleError, RequestError
+from augmint.latents import latents
+from augmint.runtime import Session, open_session
+from augmint.samples import BundleInfo, Counts, Reproducibility, Request, Samples
+
+__all__ = ["Generator"]
+
+# Past this many images one session call gains nothing on a CPU and only holds memory.
+_BATCH = 64
+_ORT_TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(uint8)": "uint8"}
+
+
+class Generator:
+    """Open a bundle, verify it whole, and generate images from addresses.
+
+    Args:
+        path: the bundle's directory.
+        device: "auto", "cpu", "cuda" or "cuda:N"; `info().device` says which it got.
+        threads: CPU threads of one run; None takes all usable cores. The images do not depend on it.
+
+    Raises:
+        BundleError: the bundle was refused; `code` names the check.
+        DeviceError: the device cannot be had.
+
+    Example::
+
+        generator = augmint.Generator("bundles/digits")
+        samples = generator.generate({"3": 200, "7": 50}, seed=1)
+        samples.images.shape  # (250, 28, 28, 1), uint8
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, device: str = "auto", threads: int | None = None) -> None:
+        self._path = Path(path)
+        self._device = device
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._open()
+
+    # ------------------------------------------------------------------------------------------ what it is
+
+    @property
+    def manifest(self) -> Manifest:
+        return self._files.manifest
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the manifest, 64 hex digits."""
+        return self._files.digest
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of the generator's integers; empty when unconditional."""
+        return self.manifest.class_names
+
+    @property
+    def files(self) -> BundleFiles:
+        """The checked files, e.g. the sample sheet: `files.content["samples.png"]`."""
+        return self._files
+
+    @property
+    def remark(self) -> str:
+        """Why "auto" chose the CPU, or ""."""
+        return self._session.remark
+
+    def info(self) -> BundleInfo:
+        manifest = self.manifest
+        return BundleInfo(
+            name=manifest.identity.name,
+            digest=self.digest,
+            family=manifest.architecture.family,
+            class_names=manifest.class_names,
+            image_shape=manifest.image.shape,
+            latent_dim=manifest.sampling.latent_dim,
+            reproducibility=self._reproducibility,
+            tolerance=0 if self._reproducibility == "exact" else manifest.sampling.tolerance,
+            device=self._session.device,
+        )
+
+    def __repr__(self) -> str:
+        return f"Generator({str(self._path)!r}, device={self._session.device!r}, digest={self.digest[:12]!r})"
+
+    # ------------------------------------------------------------------------------------------ generating
+
+    def generate(self, counts: Counts, *, seed: int | None = None, offset: int = 0, truncation: float = 1.0) -> Samples:
+        """All images of a request at once.
+
+        Args:
+            counts: {"label": n, …}, or n for an unconditional bundle.
+            seed: 0 … 2^64 - 1; None picks one, which `Samples.seeds` holds.
+            offset: index of the first image of each class: 200 more are `offset=200`.
+            truncation: share of the latent's central mass to draw from, in (0, 1].
+
+        Raises:
+            RequestError: see `augmint.samples.Request.make`.
+        """
+        request = self.request(counts, seed=seed, offset=offset, truncation=truncation)
+        return self._answer(request, 0, request.total)
+
+    def stream(
+        self,
+        counts: Counts,
+        *,
+        seed: int | None = None,
+        offset: int = 0,
+        truncation: float = 1.0,
+        chunk: int = 256,
+    ) -> Iterator[Samples]:
+        """The images of `generate`, in the same order, at most `chunk` at a time: memory stays flat."""
+        if chunk < 1:
+            raise RequestError("chunk must be at least 1.")
+        request = self.request(counts, seed=seed, offset=offset, truncation=truncation)
+        return (self._answer(request, start, start + chunk) for start in range(0, request.total, chunk))
+
+    def request(self, counts: Counts, *, seed: int | None = None, offset: int = 0, truncation: float = 1.0) -> Request:
+        """Check a request against this bundle, and fix its seed."""
+        return Request.make(counts, self.class_names, seed=seed, offset=offset, truncation=truncation)
+
+    def render(
+        self, labels: ArrayLike, seeds: ArrayLike, indices: ArrayLike, truncation: ArrayLike = 1.0
+    ) -> NDArray[np.uint8]:
+        """Images of any mixture of addresses; each row depends on nothing but its own address.
+
+        Args:
+            labels: int64 [N], indices into `class_names` (ignored, but of that length, when unconditional).
+            seeds: uint64 [N] or a scalar.
+            indices: uint64 [N].
+            truncation: float [N] or a scalar, in (0, 1].
+
+        Returns:
+            uint8 [N, H, W, C].
+        """
+        label = np.ascontiguousarray(labels, dtype=np.int64)
+        n = label.shape[0]
+        # ONNX Runtime takes -1 for the last class without a word, and fails a whole batch on one label too many.
+        if self.class_names and n and not (label.min() >= 0 and label.max() < len(self.class_names)):
+            raise RequestError(f"labels must be in 0 … {len(self.class_names) - 1}.")
+        seed = np.broadcast_to(np.asarray(seeds, dtype=np.uint64), (n,))
+        index = np.broadcast_to(np.asarray(indices, dtype=np.uint64), (n,))
+        share = np.broadcast_to(np.asarray(truncation, dtype=np.float64), (n,))
+        images = np.empty((n, *self.manifest.image.shape), dtype=np.uint8)
+        for start in range(0, n, _BATCH):
+            rows = slice(start, start + _BATCH)
+            latent = latents(seed[rows], index[rows], self.manifest.sampling.latent_dim, share[rows])
+            images[rows] = self.run(latent, label[rows])
+        return images
+
+    def run(self, latent: NDArray[np.float32], label: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """One session call: latent float32 [N, Z] and label int64 [N] -> uint8 [N, H, W, C]."""
+        feeds: dict[str, Any] = {"latent": latent}
+        if self.class_names:
+            feeds["label"] = label
+        (image,) = self._current_session().run(None, feeds)
+        return image  # type: ignore[no-any-return]  # onnxruntime is untyped
+
+    def _answer(self, request: Request, start: int, stop: int) -> Samples:
+        labels, indices = request.addresses(start, stop)
+        names = self.class_names or ("",)
+        ids, asked = np.unique(labels, return_counts=True)
+        requested = {names[i]: int(n) for i, n in zip(ids, asked, strict=True)}
+        return Samples(
+            images=self.render(labels, np.uint64(request.seed), indices, request.truncation),
+            labels=labels,
+            seeds=np.full(len(labels), request.seed, dtype=np.uint64),
+            indices=indices,
+            class_names=self.class_names,
+            bundle=self.digest,
+            reproducibility=self._reproducibility,
+            truncation=request.truncation,
+            # In the request's order, so that a chunked answer adds up to the whole one.
+            requested={label: requested[label] for label, _ in request.counts if label in requested},
+        )
+
+    # ------------------------------------------------------------------------------------------ opening
+
+    def _open(self) -> None:
+        files = read_bundle(self._path)
+        graph = files.manifest.generator
+        session = open_session(
+            files.content[graph.file], device=self._device, threads=self._threads, optimisation=graph.optimisation
+        )
+        check_signature(session, graph, self._path)
+        self._files, self._session, self._pid = files, session, os.getpid()
+        self._reproducibility: Reproducibility = self._self_test()
+
+    def _self_test(self) -> Reproducibility:
+        """Reproduce the golden samples: byte for byte, within the tolerance, or not at all."""
+        golden, manifest = self.manifest.golden, self.manifest
+        names = self.class_names or ("",)
+        try:
+            images = self.render(
+                [names.index(row.label) for row in golden],
+                [row.seed for row in golden],
+                [row.index for row in golden],
+                [row.truncation for row in golden],
+            )
+        except RequestError:
+            raise
+        except Exception as error:  # whatever onnxruntime raises when a graph does not run
+            raise BundleError(
+                f"{self._path / manifest.generator.file} cannot be run ({str(error).splitlines()[0][:200]}): "
+                "export the bundle again.",
+                code="bundle.run",
+            ) from error
+        expected = self.files.golden_images()
+        if np.array_equal(images, expected):
+            return "exact"
+        worst = int(np.abs(images.astype(np.int16) - expected).max())
+        if worst > manifest.sampling.tolerance:
+            raise BundleError(
+                f"{self._path} does not reproduce its golden samples (off by {worst} grey levels, "
+                f"{manifest.sampling.tolerance} allowed): export it again, or update onnxruntime.",
+                code="bundle.golden-mismatch",
+            )
+        return "tolerance"
+
+    def _current_session(self) -> Any:
+        # A forked child inherits the session's memory but not its threads: a run there would wait for ever.
+        if self._pid != os.getpid():
+            with self._lock:
+                if self._pid != os.getpid():
+                    graph = self.manifest.generator
+                    self._session = open_session(
+                        self._files.content[graph.file],
+                        device=self._device,
+                        threads=self._threads,
+                        optimisation=graph.optimisation,
+                    )
+                    self._pid = os.getpid()
+        return self._session.session
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "path": str(self._path.resolve()),
+            "device": self._device,
+            "threads": self._threads,
+            "digest": self.digest,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["path"], device=state["device"], threads=state["threads"])  # type: ignore[misc]
+        if self.digest != state["digest"]:
+            raise BundleError(
+                f"{self._path} changed since this generator was sent here: open it again.", code="bundle.changed"
+            )
+
+
+def check_signature(session: Session, graph: Graph, path: Path) -> None:
+    """Refuse a graph whose inputs and outputs are not those of the manifest."""
+    for what, promised, found in (
+        ("inputs", graph.inputs, session.session.get_inputs()),
+        ("outputs", graph.outputs, session.session.get_outputs()),
+    ):
+        actual = [
+            (value.name, _ORT_TYPES.get(value.type, value.type), ["N", *value.shape[1:]] if value.shape else [])
+            for value in found
+        ]
+        expected = [(tensor.name, tensor.dtype, list(tensor.shape)) for tensor in promised]
+        fixed_batch = any(value.shape and isinstance(value.shape[0], int) for value in found)
+        if actual != expected or fixed_batch:
+            raise BundleError(
+                f"{path / graph.file} has {what} other than the manifest's: export the bundle again.",
+                code="bundle.signature",
+            )

@@ -1,0 +1,258 @@
+"""A request for samples, its answer, and the one interface that near and far sources share.
+
+`Request` is validated once, at the public door, against what the bundle can do; everything behind it may trust it.
+This module knows neither ONNX nor HTTP.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from augmint.errors import RequestError, UnknownLabelError
+
+__all__ = ["BundleInfo", "Counts", "Reproducibility", "Request", "Samples", "Source"]
+
+Counts = Mapping[str, int] | int
+Reproducibility = Literal["exact", "tolerance"]
+
+MAX_SEED: Final = 2**64 - 1
+# A seed we pick ourselves stays below 2^53, where every JSON reader keeps it whole.
+_PICKED_SEED_LIMIT: Final = 2**53
+
+
+@dataclass(frozen=True, slots=True)
+class BundleInfo:
+    """What a source can make.
+
+    Attributes:
+        name: the bundle's name.
+        digest: sha256 of its manifest, 64 hex digits: the bundle's identity.
+        family: the GAN family that made it.
+        class_names: in the order of the generator's integers; empty when unconditional.
+        image_shape: (height, width, channels) of the uint8 images.
+        latent_dim: length of the latent vector.
+        reproducibility: "exact" where the golden samples came out byte for byte on this machine, else "tolerance".
+        tolerance: largest difference in grey levels to be expected elsewhere.
+        device: what it runs on, e.g. "cpu" or "cuda:0".
+    """
+
+    name: str
+    digest: str
+    family: str
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    latent_dim: int
+    reproducibility: Reproducibility
+    tolerance: int
+    device: str
+
+    @property
+    def conditional(self) -> bool:
+        return bool(self.class_names)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A validated request: so many images of each class, from a seed, starting at an offset.
+
+    Image i of a class has the address (bundle, label, seed, offset + i). Labels are asked in the mapping's order and
+    indices rise within each label; the order is part of the answer's contract, the batch that computed it is not.
+    """
+
+    counts: tuple[tuple[str, int], ...]
+    label_ids: tuple[int, ...]
+    seed: int
+    offset: int = 0
+    truncation: float = 1.0
+    class_names: tuple[str, ...] = ()
+
+    @classmethod
+    def make(
+        cls,
+        counts: Counts,
+        class_names: tuple[str, ...],
+        *,
+        seed: int | None = None,
+        offset: int = 0,
+        truncation: float = 1.0,
+    ) -> Request:
+        """Check a request against a bundle's classes.
+
+        Args:
+            counts: {"label": n} for a conditional bundle, n for an unconditional one; each n ≥ 0, the sum ≥ 1.
+            class_names: the bundle's; empty when unconditional.
+            seed: 0 … 2^64 - 1; None picks one (it is returned with the answer).
+            offset: index of the first image of each class; offset + n must stay below 2^64.
+            truncation: in (0, 1]; see `augmint.latents`.
+
+        Raises:
+            UnknownLabelError: a label the bundle does not have; the error lists those it has.
+            RequestError: anything else that is wrong.
+
+        >>> Request.make({"b": 2, "a": 1}, ("a", "b"), seed=3).total
+        3
+        """
+        pairs = _check_counts(counts, class_names)
+        if seed is None:
+            seed = secrets.randbelow(_PICKED_SEED_LIMIT)
+        seed = _whole(seed, "seed")
+        if seed > MAX_SEED:
+            raise RequestError("seed must be a whole number from 0 to 2^64 - 1: choose a smaller one.")
+        offset = _whole(offset, "offset")
+        largest = max(n for _, n in pairs)
+        if offset + largest > MAX_SEED:
+            raise RequestError("offset + count must stay below 2^64: choose a smaller offset.")
+        if isinstance(truncation, bool) or not isinstance(truncation, int | float | np.number):
+            raise RequestError("truncation must be a number in (0, 1].")
+        truncation = float(truncation)
+        if not 0.0 < truncation <= 1.0:  # also catches NaN
+            raise RequestError(f"truncation must be in (0, 1], not {truncation}.")
+        ids = tuple(class_names.index(label) if class_names else 0 for label, _ in pairs)
+        return cls(pairs, ids, seed, offset, truncation, class_names)
+
+    @property
+    def total(self) -> int:
+        return sum(n for _, n in self.counts)
+
+    def addresses(self, start: int = 0, stop: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        """Labels int64 [n] and indices uint64 [n] of positions start … stop of the answer (all of it by default)."""
+        stop = self.total if stop is None else min(stop, self.total)
+        labels = np.empty(max(stop - start, 0), dtype=np.int64)
+        indices = np.empty_like(labels, dtype=np.uint64)
+        position = 0
+        for (_, n), label_id in zip(self.counts, self.label_ids, strict=True):
+            low, high = max(start, position), min(stop, position + n)
+            if low < high:
+                span = slice(low - start, high - start)
+                labels[span] = label_id
+                first = self.offset + low - position
+                indices[span] = np.uint64(first) + np.arange(high - low, dtype=np.uint64)
+            position += n
+        return labels, indices
+
+
+def _check_counts(counts: Counts, class_names: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
+    if isinstance(counts, Mapping):
+        if not class_names:
+            raise RequestError(
+                "this bundle is unconditional and has no labels: ask for a number of images instead of counts by label."
+            )
+        unknown = [label for label in counts if label not in class_names]
+        if unknown:
+            shown = ", ".join(class_names[:20]) + (", …" if len(class_names) > 20 else "")
+            raise UnknownLabelError(
+                f"unknown label {str(unknown[0])[:80]!r}: this bundle has {shown}.", labels=class_names
+            )
+        pairs = tuple((label, _whole(n, f"the count of {label!r}")) for label, n in counts.items())
+    else:
+        if class_names:
+            raise RequestError(
+                f'this bundle makes images by label: ask for counts by label, such as {{"{class_names[0]}": 10}}.'
+            )
+        pairs = (("", _whole(counts, "the count")),)
+    if sum(n for _, n in pairs) < 1:
+        raise RequestError("nothing was asked for: the counts must add up to at least 1.")
+    return pairs
+
+
+def _whole(value: object, what: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+        raise RequestError(f"{what} must be a whole number, 0 or more, not {str(value)[:40]!r}.")
+    return int(value)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """Generated images with their addresses.
+
+    Attributes:
+        images: uint8 [N, H, W, C].
+        labels: int64 [N], index into `class_names`; all 0 for an unconditional bundle.
+        seeds: uint64 [N].
+        indices: uint64 [N].
+        class_names: of the bundle; empty when unconditional.
+        bundle: the bundle's digest.
+        reproducibility: "exact" or "tolerance", see `BundleInfo`.
+        truncation: that of the request.
+        requested: label → count asked for ("" for an unconditional bundle).
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    seeds: NDArray[np.uint64]
+    indices: NDArray[np.uint64]
+    class_names: tuple[str, ...]
+    bundle: str
+    reproducibility: Reproducibility
+    truncation: float = 1.0
+    requested: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def label_names(self) -> list[str]:
+        """The label of each image, as a name; "" for an unconditional bundle."""
+        names = self.class_names or ("",)
+        return [names[label] for label in self.labels]
+
+    @property
+    def delivered(self) -> dict[str, int]:
+        """label → count in this answer, for every label that was requested."""
+        names = self.label_names
+        return (
+            {label: names.count(label) for label in self.requested}
+            if self.requested
+            else {label: names.count(label) for label in dict.fromkeys(names)}
+        )
+
+    @classmethod
+    def concatenate(cls, parts: list[Samples]) -> Samples:
+        """Join chunks of one stream, in order; `parts` must not be empty."""
+        first = parts[0]
+        requested: dict[str, int] = {}
+        for part in parts:
+            for label, n in part.requested.items():
+                requested[label] = requested.get(label, 0) + n
+        return cls(
+            images=np.concatenate([p.images for p in parts]),
+            labels=np.concatenate([p.labels for p in parts]),
+            seeds=np.concatenate([p.seeds for p in parts]),
+            indices=np.concatenate([p.indices for p in parts]),
+            class_names=first.class_names,
+            bundle=first.bundle,
+            reproducibility=first.reproducibility,
+            truncation=first.truncation,
+            requested=requested,
+        )
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where samples come from: `augmint.Generator` in this process, `augmint.Client` over HTTP."""
+
+    def info(self) -> BundleInfo:
+        """What this source can make."""
+        ...
+
+    def generate(self, counts: Counts, *, seed: int | None = None, offset: int = 0, truncation: float = 1.0) -> Samples:
+        """All images of a request at once. See `Request.make` for the arguments and errors."""
+        ...
+
+    def stream(
+        self,
+        counts: Counts,
+        *,
+        seed: int | None = None,
+        offset: int = 0,
+        truncation: float = 1.0,
+        chunk: int = 256,
+    ) -> Iterator[Samples]:
+        """The same images in the same order, at most `chunk` at a time."""
+        ...
