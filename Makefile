@@ -1,0 +1,58 @@
+# The two front doors are `make demo` and `make test`; both make their own environment in .venv first.
+
+# The first Python >= 3.11 that really runs (a version manager's shim may be there and still refuse).
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_OUT ?= demo-out
+
+.PHONY: help setup demo test test-all check static lint format docs bench-batching bench-kill-resume build clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
+
+setup: $(VENV)/.installed ## make .venv with everything (about 2 GB; a few minutes)
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "augmint needs Python 3.11 or newer: install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment: install its venv module (Debian: apt install python3-venv)." >&2; exit 1; }
+	@echo "Installing augmint and what it needs into $(VENV) …"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: setup ## the whole path on real data: train, export, serve, balance, compare (about 6 minutes on 2 cores)
+	$(BIN)/augmint demo --out $(DEMO_OUT)
+
+test: setup ## the whole test suite (under 5 minutes on 2 cores)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+
+test-all: setup ## … and the tests marked slow
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: static test ## lint, types, import arrows, and the tests with their doctests
+
+static: setup ## lint, types and import arrows alone
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: setup ## put the code into its one format
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+docs: setup ## write docs/cli.md anew from the commands' own help
+	$(BIN)/python -m augmint.cli.reference
+
+bench-batching: setup ## 32 concurrent single-image requests, batching on against off
+	$(BIN)/python -m benchmarks.batching
+
+bench-kill-resume: setup ## kill training ten times at random points; the weights must be the same
+	$(BIN)/python -m benchmarks.kill_resume
+
+build: setup ## the wheel, in dist/
+	$(BIN)/python -m build --wheel
+
+clean: ## remove the environment and everything generated here
+	rm -rf $(VENV) dist build $(DEMO_OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis
