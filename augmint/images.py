@@ -1,0 +1,360 @@
+"""Pixels in and out: decode any picture to uint8, bring it to a shape, write PNG with the marks of synthetic origin.
+
+Two forms occur. A *canonical* picture is uint8 [H, W, 1] when every pixel is grey (whatever the file's mode said) and
+uint8 [H, W, 3], sRGB as stored, otherwise. A *shaped* one has exactly the (height, width, channels) that was asked for.
+
+How a file's mode becomes canonical:
+
+=====================  =========================================================================================
+1-bit, L, P, RGB        as they are; a palette is looked up
+LA, RGBA, PA, tRNS      composited on white
+CMYK, YCbCr, LAB, HSV   converted to RGB by Pillow, without a colour profile
+16-bit grey             divided by 257 and rounded, so that 0 … 65,535 becomes 0 … 255 (16-bit RGB: its high byte)
+32-bit integer, float   refused: their range is nowhere stated
+=====================  =========================================================================================
+
+EXIF orientation is applied; of an animation the first frame counts. This module knows nothing of data sets, classes
+or bundles: a mark is a handful of values that it writes and reads back.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, TypedDict
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from augmint.errors import DataError
+
+__all__ = [
+    "MAX_PIXELS",
+    "RESIZE_POLICIES",
+    "SYNTHETIC",
+    "Decoded",
+    "Marks",
+    "Resize",
+    "canonical",
+    "decode_image",
+    "encode_png",
+    "quiet_pillow",
+    "read_marks",
+    "resize_image",
+    "synthetic_png",
+    "synthetic_text",
+]
+
+Resize = Literal["fit", "crop", "stretch"]
+RESIZE_POLICIES: Final[tuple[Resize, ...]] = ("fit", "crop", "stretch")
+
+# The same figure as Pillow's own default, but an error from here on, not a warning first.
+MAX_PIXELS: Final = 89_478_485
+
+# A fixed list, because Pillow also opens formats that start other programs (EPS runs Ghostscript).
+_FORMATS: Final[tuple[str, ...]] = ("PNG", "JPEG", "MPO", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
+
+SYNTHETIC: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+_MARK_KEY: Final = "augmint"
+
+
+class Marks(TypedDict):
+    """The address of a generated image, as it stands in its PNG. `label` is "" for an unconditional bundle."""
+
+    bundle: str
+    label: str
+    seed: int
+    index: int
+    truncation: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A canonical picture, uint8 [H, W, 1 or 3], and the mode of the file it came from ("L", "P", "I;16", …)."""
+
+    pixels: NDArray[np.uint8]
+    mode: str
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Turn Pillow's bomb warning into an error and silence its other warnings while many files are decoded.
+
+    Python's warning filters belong to the whole process, so this is entered once around a pool of threads, never
+    inside one.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def decode_image(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Decoded:
+    """Decode a picture fully and make it canonical.
+
+    Args:
+        source: a path, or the bytes of a file.
+        max_pixels: a picture whose header claims more is refused before anything is decoded.
+
+    Raises:
+        DataError: not a picture, empty, damaged, cut short, too large, or of a mode without a stated range. The
+            message is a clause without the file's name, which the caller knows better.
+    """
+    try:
+        size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+    except OSError as error:
+        raise DataError(f"cannot be opened ({error.strerror or error})", code="data.unreadable") from None
+    if size == 0:
+        raise DataError("is empty (0 bytes)", code="data.empty-file")
+
+    Image.init()  # Registers every plug-in, so that the formats Pillow was built without can be left out.
+    formats = [name for name in _FORMATS if name in Image.OPEN]
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
+            if image.width * image.height > max_pixels:
+                raise DataError(
+                    f"claims {image.width} × {image.height} pixels, more than the limit of {max_pixels:,}",
+                    code="data.too-large",
+                )
+            mode = image.mode
+            image.load()
+            pixels = _to_uint8(_upright(image))
+    except DataError:
+        raise
+    except UnidentifiedImageError:
+        raise DataError("is not an image", code="data.not-an-image") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise DataError(
+            f"claims more pixels than the limit of {max_pixels:,} (a decompression bomb?)", code="data.too-large"
+        ) from None
+    except PermissionError:
+        raise DataError("cannot be opened (permission denied)", code="data.unreadable") from None
+    # Damaged files make Pillow's plug-ins raise nearly anything: OSError, SyntaxError, struct.error, KeyError, …
+    except Exception as error:
+        detail = " ".join(str(error).split())[:100] or type(error).__name__
+        raise DataError(f"is damaged or cut short ({detail})", code="data.damaged") from None
+    return Decoded(canonical(pixels), mode)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        # The picture itself decoded: damaged EXIF only means that nothing is known of an orientation.
+        return image
+
+
+def _to_uint8(image: Image.Image) -> NDArray[np.uint8]:
+    """Pixels of a loaded picture of any mode, uint8 [H, W, 1 or 3]."""
+    mode = image.mode
+    if mode == "F":
+        raise DataError(
+            "has floating-point pixels, whose range is not stated; save it with 8 or 16 bits", code="data.mode"
+        )
+    if mode == "I" or mode.startswith("I;16"):
+        wide = np.asarray(image)
+        # Older Pillow opens 16-bit PNG and PGM as 32-bit "I"; anything else with 32 bits has no stated range.
+        if mode == "I" and (image.format not in ("PNG", "PPM") or wide.min() < 0 or wide.max() > 65535):
+            raise DataError(
+                "has 32-bit integer pixels, whose range is not stated; save it with 8 or 16 bits", code="data.mode"
+            )
+        return ((wide.astype(np.uint32) + 128) // 257).astype(np.uint8)[:, :, None]
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return np.array(Image.alpha_composite(white, rgba).convert("RGB"))
+    if mode in ("1", "L"):
+        return np.array(image.convert("L"))[:, :, None]
+    return np.array(image.convert("RGB"))
+
+
+def canonical(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] (composited on white) as a canonical picture."""
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.shape[2] == 4:
+        rgba = Image.fromarray(np.ascontiguousarray(pixels))
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        pixels = np.array(Image.alpha_composite(white, rgba).convert("RGB"))
+    if pixels.shape[2] == 3:
+        red = pixels[:, :, :1]
+        if np.array_equal(red, pixels[:, :, 1:2]) and np.array_equal(red, pixels[:, :, 2:]):
+            pixels = red
+    return np.ascontiguousarray(pixels)
+
+
+def resize_image(pixels: NDArray[np.uint8], shape: tuple[int, int, int], policy: Resize = "fit") -> NDArray[np.uint8]:
+    """Bring a canonical picture to `shape` = (height, width, channels), uint8.
+
+    - ``fit``: the whole picture, its proportions kept, centred; what remains is filled with the median colour of the
+      picture's own outermost pixels, so black digits' ground stays black and a white page stays white.
+    - ``crop``: proportions kept, the shape filled, what sticks out on both sides cut off.
+    - ``stretch``: the whole picture, its proportions changed.
+
+    Resampling is Pillow's bicubic with antialiasing. A picture of the right size is not touched. Colour becomes grey by
+    ITU-R 601 luma; grey becomes colour by repeating it.
+    """
+    height, width, channels = shape
+    if channels == 1 and pixels.shape[2] == 3:
+        pixels = np.array(Image.fromarray(pixels).convert("L"))[:, :, None]
+    made = _resize(pixels, height, width, policy)
+    return np.repeat(made, 3, axis=2) if made.shape[2] < channels else made
+
+
+def _resize(pixels: NDArray[np.uint8], height: int, width: int, policy: Resize) -> NDArray[np.uint8]:
+    h, w, channels = pixels.shape
+    if (h, w) == (height, width):
+        return pixels
+    image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
+    if policy == "fit":
+        scale = min(width / w, height / h)
+        inner_w = min(width, max(1, round(w * scale)))
+        inner_h = min(height, max(1, round(h * scale)))
+        inner = _pixels(image.resize((inner_w, inner_h), Image.Resampling.BICUBIC))
+        edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+        out = np.empty((height, width, channels), dtype=np.uint8)
+        # The upper median: always one of the levels that occur.
+        out[:] = np.partition(edge, len(edge) // 2, axis=0)[len(edge) // 2]
+        top, left = (height - inner_h) // 2, (width - inner_w) // 2
+        out[top : top + inner_h, left : left + inner_w] = inner
+        return out
+    if policy == "crop":
+        scale = max(width / w, height / h)
+        cut_w, cut_h = width / scale, height / scale
+        left, top = (w - cut_w) / 2, (h - cut_h) / 2
+        box = (max(left, 0.0), max(top, 0.0), min(left + cut_w, float(w)), min(top + cut_h, float(h)))
+        return _pixels(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
+    if policy == "stretch":
+        return _pixels(image.resize((width, height), Image.Resampling.BICUBIC))
+    raise AssertionError(policy)
+
+
+def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+    array: NDArray[np.uint8] = np.array(image)
+    return array[:, :, None] if array.ndim == 2 else array
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# PNG
+
+
+def encode_png(
+    image: NDArray[np.uint8],
+    text: Mapping[str, str] | None = None,
+    *,
+    deflate: Callable[[bytes], bytes] = zlib.compress,
+) -> bytes:
+    """Encode one image as PNG; several times faster than Pillow for small ones, and the text chunks are ours to order.
+
+    Args:
+        image: uint8 [H, W], [H, W, 1] or [H, W, 3].
+        text: keyword (1–79 printable ASCII characters) → text, each written as an uncompressed iTXt chunk before the
+            pixels.
+        deflate: bytes → zlib stream; pass a faster one where that matters.
+
+    Source: PNG Specification, third edition (W3C 2025): §9.2 filter type 2 (Up), §11.3.3.4 iTXt.
+    """
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
+        raise ValueError(f"expected uint8 [H, W], [H, W, 1] or [H, W, 3], not {image.dtype} {list(image.shape)}")
+    height, width = image.shape[:2]
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    if not height or not width:
+        raise ValueError("an image needs at least one pixel")
+
+    # Every scan line: the filter's number, then the difference to the line above, modulo 256.
+    lines = np.empty((height, 1 + width * channels), dtype=np.uint8)
+    flat = image.reshape(height, width * channels)
+    lines[:, 0] = 2
+    lines[0, 1:] = flat[0]
+    np.subtract(flat[1:], flat[:-1], out=lines[1:, 1:])
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
+    parts = [b"\x89PNG\r\n\x1a\n", _chunk(b"IHDR", header)]
+    for keyword, value in (text or {}).items():
+        if not (1 <= len(keyword) <= 79 and keyword.isascii() and keyword.isprintable()) or "\0" in value:
+            raise ValueError(f"PNG text needs a printable ASCII keyword and a value without NUL: {keyword!r}")
+        # NUL after the keyword, not compressed (2 bytes), no language (NUL), no translated keyword (NUL).
+        parts.append(_chunk(b"iTXt", keyword.encode("ascii") + b"\0\0\0\0\0" + value.encode("utf-8")))
+    parts += [_chunk(b"IDAT", deflate(lines.tobytes())), _chunk(b"IEND", b"")]
+    return b"".join(parts)
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+
+
+def synthetic_text(*, bundle: str, label: str, seed: int, index: int, truncation: float) -> dict[str, str]:
+    """The PNG texts that mark an image as synthetic and carry its address.
+
+    `XML:com.adobe.xmp` is an XMP packet with IPTC's DigitalSourceType (IPTC Photo Metadata Standard 2023.2), which
+    image search and editors read; `augmint` is the address as JSON, with 64-bit integers as decimal strings because
+    most JSON readers lose digits above 2^53.
+    """
+    address = {
+        "bundle": bundle,
+        "label": label,
+        "seed": str(int(seed)),
+        "index": str(int(index)),
+        "truncation": float(truncation),
+    }
+    # XML 1.0 knows no control characters, and an unpaired surrogate cannot be written as UTF-8.
+    attributes = "".join(
+        f" augmint:{key}={quoteattr(''.join(c for c in str(value) if c.isprintable()))}"
+        for key, value in address.items()
+    )
+    packet = (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
+        f' xmlns:augmint="urn:augmint:address:1#" Iptc4xmpExt:DigitalSourceType="{SYNTHETIC}"{attributes}/>'
+        '</rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
+    )
+    return {"Software": "augmint", "XML:com.adobe.xmp": packet, _MARK_KEY: json.dumps(address)}
+
+
+def synthetic_png(
+    image: NDArray[np.uint8],
+    *,
+    bundle: str,
+    label: str,
+    seed: int,
+    index: int,
+    truncation: float,
+    deflate: Callable[[bytes], bytes] = zlib.compress,
+) -> bytes:
+    """`encode_png` with the marks of `synthetic_text`; `read_marks` reads them back."""
+    text = synthetic_text(bundle=bundle, label=label, seed=seed, index=index, truncation=truncation)
+    return encode_png(image, text, deflate=deflate)
+
+
+def read_marks(data: bytes) -> Marks | None:
+    """The address in a PNG that augmint wrote; None for any other bytes, damaged ones among them."""
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            text = image.info.get(_MARK_KEY)
+        if not isinstance(text, str):
+            return None
+        found = json.loads(text)
+        marks = Marks(
+            bundle=found["bundle"],
+            label=found["label"],
+            seed=int(found["seed"]),
+            index=int(found["index"]),
+            truncation=float(found["truncation"]),
+        )
+    # Whatever is wrong with foreign bytes, the answer is the same: they carry no address of ours.
+    except Exception:
+        return None
+    strings = isinstance(marks["bundle"], str) and isinstance(marks["label"], str)
+    return marks if strings and math.isfinite(marks["truncation"]) else None
