@@ -6,6 +6,17 @@ together; `split` decides once what is for training, validation and test; `repor
 
 from augmint.data.dataset import DataSet, load_data
 from augmint.data.records import SPLITS, BadFile, natural_key
+from augmint.data.report import DataReport, inspect_data
 from augmint.data.writing import write_folder, write_npz
 
-__all__ = ["SPLITS", "BadFile", "DataSet", "load_data", "natural_key", "write_folder", "write_npz"]
+__all__ = [
+    "SPLITS",
+    "BadFile",
+    "DataReport",
+    "DataSet",
+    "inspect_data",
+    "load_data",
+    "natural_key",
+    "write_folder",
+    "write_npz",
+]

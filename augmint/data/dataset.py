@@ -245,9 +245,10 @@ class DataSet:
                     return hashlib.sha256(f"{seed}:{self.pictures[i].digest}".encode()).digest(), self.pictures[i].name
 
                 keep[sorted(members, key=rank)[many:]] = False
-        return self._subset(keep)
+        return self.select(keep)
 
-    def _subset(self, keep: NDArray[np.bool_]) -> DataSet:
+    def select(self, keep: NDArray[np.bool_]) -> DataSet:
+        """The images for which `keep`, bool [N], is true; classes and splits stay as they are."""
         pictures = tuple(picture for picture, kept in zip(self.pictures, keep, strict=True) if kept)
         return replace(
             self,
@@ -435,9 +436,10 @@ def _refuse_bad(reading: Reading, *, skip_bad: bool) -> None:
     listed = "; ".join(str(item) for item in bad[:3])
     more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
     count = "1 file" if len(bad) == 1 else f"{len(bad)} files"
+    them = "it" if len(bad) == 1 else "them"
     raise DataError(
-        f"{reading.name} has {count} that cannot be used: {listed}{more}. Mend or remove them, or pass --skip-bad "
-        "(skip_bad=True) to leave them out.",
+        f"{reading.name} has {count} that cannot be used ({listed}{more}): mend or remove {them}, or pass --skip-bad "
+        f"(skip_bad=True) to leave {them} out.",
         code="data.bad-files",
     )
 
