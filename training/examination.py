@@ -1,0 +1,143 @@
+"""Looks at the averaged generator: score, health, sheet. All of it from fixed addresses, none of it random.
+
+An examination takes a copy of the averaged generator, recalibrates its batch norm, and makes the images that the bundle
+would make for seeds 0 and 1. It draws nothing from the training's randomness and changes nothing of its state, so
+examining more often or not at all ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from augmint.latents import latents
+from evaluation.selection import SelectionScore
+from training.averaging import calibration_batches, recalibrate_batch_norm
+from training.config import TrainConfig
+from training.families.base import Family, FamilyOptions
+from training.health import check_collapse, check_leaks
+from training.randomness import seed_of
+from training.run import Alarm
+
+__all__ = ["Examination", "Examiner", "render"]
+
+SHEET_SEED = 0
+SCORE_SEED = 1
+_CHUNK = 250
+
+
+@dataclass(frozen=True)
+class Examination:
+    """`generator` is on the CPU, in eval mode, with recalibrated statistics: what best.pt keeps."""
+
+    step: int
+    score: float
+    details: dict[str, float | int | str]
+    """The score's parts and remarks, see `evaluation.selection`."""
+    alarms: list[tuple[str, Alarm]]
+    """Alarms, each with what it is about, so that class 3 and class 7 may both raise one."""
+    sheet: NDArray[np.uint8]
+    sheet_labels: NDArray[np.int64]
+    generator: nn.Module = field(repr=False)
+    seconds: float
+
+
+class Examiner:
+    def __init__(
+        self, config: TrainConfig, scorer: SelectionScore, images: NDArray[np.uint8], labels: NDArray[np.int64]
+    ) -> None:
+        """`images` uint8 [N, H, W, C] and `labels` are the training images, for comparison."""
+        self.config = config
+        self.scorer = scorer
+        self.family: Family[FamilyOptions] = config.make_family()
+        # Enough reals to compare with, as many of each class as there are.
+        kept = np.concatenate([np.flatnonzero(labels == number)[:64] for number in np.unique(labels)])
+        self.reals = _to_float(images[kept])
+        self.real_labels = torch.from_numpy(labels[kept] if config.num_classes else np.zeros(len(kept), np.int64))
+
+    def examine(self, average: nn.Module, *, step: int) -> Examination:
+        began = time.monotonic()
+        config = self.config
+        device = next(average.parameters()).device
+        batches = calibration_batches(config.options.latent_dim, config.num_classes, device=device)
+        generator = recalibrate_batch_norm(average, batches)
+        sheet, sheet_labels = self._render_each(generator, per_class=10, seed=SHEET_SEED)
+        fakes, fake_labels = self._render_each(generator, per_class=_per_class(config.num_classes), seed=SCORE_SEED)
+        score = self.scorer.score(fakes, fake_labels if config.num_classes else None)
+        alarms = self._alarms(_to_float(fakes), torch.from_numpy(fake_labels), step)
+        return Examination(
+            step=step,
+            score=score.value,
+            details=score.details,
+            alarms=alarms,
+            sheet=sheet,
+            sheet_labels=sheet_labels,
+            generator=generator.cpu(),
+            seconds=time.monotonic() - began,
+        )
+
+    def _render_each(
+        self, generator: nn.Module, *, per_class: int, seed: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        classes = self.config.num_classes
+        count = per_class if classes else 10 * per_class
+        labels = np.repeat(np.arange(max(classes, 1)), count)
+        indices = np.tile(np.arange(count), max(classes, 1))
+        return render(generator, labels if classes else None, seed, indices, self.config.options.latent_dim), labels
+
+    def _alarms(self, fakes: Tensor, labels: Tensor, step: int) -> list[tuple[str, Alarm]]:
+        config = self.config
+        # A young generator draws grey fog whatever its recipe: judging it would be a false alarm.
+        if step < max(config.steps // 2, 200):
+            return []
+        alarms = []
+        names = config.class_names if config.num_classes else ("",)
+        for name, ratio in check_collapse(fakes, labels, self.reals, self.real_labels, names).items():
+            which = f"class {name!r} has" if name else "the samples have"
+            message = (
+                f"{which} collapsed: the samples are {ratio:.0%} as varied as the training images; train longer, or "
+                "choose an earlier checkpoint."
+            )
+            alarms.append((name, Alarm("collapsed", step, message)))
+        generator = torch.Generator().manual_seed(seed_of(config.seed, "leak check"))
+        leaks = check_leaks(
+            fakes, labels, self.reals, self.real_labels, lambda images: self.family.augment(images, generator)
+        )
+        for kind, share in leaks.items():
+            message = (
+                f"augmentation leaks into the samples ({kind}: {share:.0%} of what augmented images show): weaken it, "
+                "for example --set cutout=0 or --set translation=0.05."
+            )
+            alarms.append((kind, Alarm("leaking", step, message)))
+        return alarms
+
+
+@torch.no_grad()
+def render(
+    generator: nn.Module, labels: NDArray[np.int64] | None, seed: int, indices: NDArray[np.int64], latent_dim: int
+) -> NDArray[np.uint8]:
+    """The images of addresses (label, seed, index), as the exported graph would: uint8 [N, H, W, C]."""
+    device = next(generator.parameters()).device
+    made = []
+    for start in range(0, len(indices), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        latent = torch.from_numpy(latents(seed, indices[part], latent_dim)).to(device)
+        label = torch.from_numpy(labels[part]).to(device) if labels is not None else None
+        pixels = generator(latent, label).float().add(1).mul(127.5).round().clamp(0, 255)
+        made.append(pixels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
+    return np.concatenate(made)
+
+
+def _per_class(num_classes: int) -> int:
+    """About a thousand images in all, 20 to 100 of each class."""
+    return min(100, max(20, 1000 // max(num_classes, 1)))
+
+
+def _to_float(images: NDArray[np.uint8]) -> Tensor:
+    """uint8 [N, H, W, C] -> float32 [N, C, H, W] in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float().div_(127.5).sub_(1)
