@@ -1,0 +1,601 @@
+"""What a client decides, without any input or output: the requests, what an answer means, and whether to ask again.
+
+`Protocol`'s methods are generators. They yield what is to be done (`Call`, `Pause`), are sent what came of it (`Reply`
+or the exception), and return or yield what the caller wants: so the synchronous and the asynchronous client, which
+only do as they are told, cannot differ.
+
+Every request is idempotent, because its seed is fixed before it is sent. So a lost, damaged or refused answer may be
+asked for again; large amounts go in several requests, and what has arrived is never asked for twice. Nothing of an
+answer is believed: digests, shapes, types, sizes and addresses are compared with what was asked for.
+
+This module knows neither sockets nor clocks (one is handed in) nor what the images are for.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import math
+import random
+import re
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import Any, Final, Generic, NoReturn, TypeVar
+
+import httpx2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+
+from augmint.archive import unpack
+from augmint.errors import (
+    AugmintError,
+    DeadlineError,
+    RequestError,
+    ServiceError,
+    ShortfallError,
+    TooLargeError,
+    TransportError,
+    UnavailableError,
+    UnknownBundleError,
+    UnknownLabelError,
+    UsageError,
+)
+from augmint.samples import BundleInfo, Counts, Reproducibility, Request, Samples
+
+__all__ = [
+    "LOWER_ERRORS",
+    "Call",
+    "Collector",
+    "Outcome",
+    "Pause",
+    "Protocol",
+    "Reply",
+    "Steps",
+    "Stream",
+    "map_exception",
+    "next_piece",
+    "one_line",
+]
+
+# A seed is a uint64, but JSON numbers above 2^53 lose digits in many readers: those go as decimal strings.
+_JSON_SAFE: Final = 2**53
+_MOST_BYTES: Final = 64 << 20  # of images in one answer
+_MOST_CATALOGUE_BYTES: Final = 64 << 20
+_MOST_ERROR_BYTES: Final = 4 << 20
+_BACKOFF: Final = 0.25  # seconds before the first retry; doubles each time
+_LONGEST_BACKOFF: Final = 15.0
+
+_T = TypeVar("_T")
+
+
+# ------------------------------------------------------------------------------------------------- what is exchanged
+
+
+@dataclass(frozen=True)
+class Call:
+    """To be sent. `expires` is on the protocol's clock; an answer longer than `most_bytes` is to be cut off."""
+
+    method: str
+    path: str
+    body: bytes | None
+    most_bytes: int
+    expires: float
+
+
+@dataclass(frozen=True)
+class Pause:
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    headers: httpx2.Headers
+    body: bytes
+
+
+class OverrunError(Exception):
+    """An answer was longer than it may be, came encoded, or did not end in time: a clause for the user."""
+
+
+Outcome = Reply | Exception
+Steps = Generator[Call | Pause, Outcome | None, _T]
+Stream = Generator[Call | Pause | Samples, Outcome | None, None]
+
+
+@dataclass(frozen=True)
+class _Limits:
+    images: int | None = None
+
+
+@dataclass(frozen=True)
+class _Catalogue:
+    """GET /v1/bundles; fields this version does not know are ignored."""
+
+    bundles: tuple[BundleInfo, ...]
+    limits: _Limits = field(default_factory=_Limits)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    request: Request
+    info: BundleInfo
+    limits: _Limits
+
+
+@dataclass(frozen=True)
+class _Judged(Generic[_T]):
+    """What an outcome means: a value, or an error and whether asking again can help."""
+
+    value: _T | None = None
+    error: AugmintError | None = None
+    again: bool = False
+
+
+# ------------------------------------------------------------------------------------------------- the protocol
+
+
+class Protocol:
+    """All that a client decides. Immutable but for the catalogue it remembers; does no input or output."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        bundle: str | None,
+        deadline: float,
+        retries: int,
+        clock: Any = time.monotonic,
+        jitter: Any = random.random,
+    ) -> None:
+        self.url = url
+        self.shown_url = re.sub(r"//[^/@]*@", "//", url)  # without a password
+        self.bundle = bundle
+        self.deadline = deadline
+        self.retries = retries
+        self.clock = clock
+        self.jitter = jitter
+        self._remembered: _Catalogue | None = None
+
+    # -------------------------------------------------------------------------------------- the verbs
+
+    def catalogue(self) -> Steps[_Catalogue]:
+        call = Call("GET", "/v1/bundles", None, _MOST_CATALOGUE_BYTES, self.clock() + self.deadline)
+        reply = yield from self._ask(call, lambda reply: reply)
+        self._remembered = self._read_catalogue(reply.body)
+        return self._remembered
+
+    def info(self) -> Steps[BundleInfo]:
+        return self._choose((yield from self.catalogue()))
+
+    def prepare(self, counts: Counts, seed: int | None, offset: int, truncation: float) -> Steps[_Prepared]:
+        """Check a request as the local generator does, and fix its seed."""
+        fresh = self._remembered is None
+        catalogue = self._remembered or (yield from self.catalogue())
+        while True:
+            try:
+                info = self._choose(catalogue)
+                request = Request.make(counts, info.class_names, seed=seed, offset=offset, truncation=truncation)
+                return _Prepared(request, info, catalogue.limits)
+            except RequestError:
+                # What is remembered may be out of date: refuse on fresh knowledge only.
+                if fresh:
+                    raise
+                catalogue, fresh = (yield from self.catalogue()), True
+
+    def stream(self, prepared: _Prepared, chunk: int) -> Stream:
+        """Ask piece by piece, each only for what has not been asked for yet."""
+        request, info = prepared.request, prepared.info
+        most = max(min(chunk, prepared.limits.images or chunk, _MOST_BYTES // math.prod(info.image_shape)), 1)
+        position = delivered = 0
+        renewed = False
+        while position < request.total:
+            counts, offset = next_piece(request, position, most)
+            asked = sum(counts.values())
+            call = self._generate_call(request, info, counts, offset)
+            read = partial(self._read_samples, request=request, info=info, start=position, asked=asked)
+            try:
+                samples = yield from self._ask(call, read)
+            except TooLargeError:
+                if asked == 1:
+                    raise
+                most = max(asked // 2, 1)  # the limit is lower than we were told
+                continue
+            except UnknownBundleError:
+                self._remembered = None
+                raise
+            except _BundleChangedError as change:
+                self._remembered = None
+                if position or renewed:
+                    raise TransportError(
+                        f"The bundle {info.name!r} was replaced while {request.total:,} images were on their way "
+                        f"({delivered:,} had arrived, from {info.digest[:12]}…; the service now has "
+                        f"{change.found[:12]}…): ask for all of them again.",
+                        code="service.bundle-changed",
+                    ) from None
+                # Nothing has been handed out yet: only what we remembered was out of date.
+                request, info = yield from self._renew(request, change.found)
+                renewed = True
+                continue
+            position += asked
+            delivered += len(samples)
+            if len(samples):
+                yield samples
+        if delivered < request.total:
+            raise ShortfallError(
+                f"The service delivered {delivered:,} of {request.total:,} images (seed {request.seed}): use what "
+                "arrived, or ask for more with a higher offset.",
+                requested=request.total,
+                delivered=delivered,
+            )
+
+    def _renew(self, request: Request, digest: str) -> Steps[tuple[Request, BundleInfo]]:
+        """The same request for the bundle that the service has now, which must be the one that just answered."""
+        info = self._choose((yield from self.catalogue()))
+        if info.digest != digest:
+            raise TransportError(
+                f"{self.shown_url} answers from a bundle that it does not list: its replicas differ, or it is being "
+                "updated; try again later.",
+                code="service.bundle-changed",
+            )
+        counts: Counts = dict(request.counts) if request.class_names else request.total
+        again = Request.make(
+            counts, info.class_names, seed=request.seed, offset=request.offset, truncation=request.truncation
+        )
+        return again, info
+
+    # -------------------------------------------------------------------------------------- one request
+
+    def _generate_call(self, request: Request, info: BundleInfo, counts: dict[str, int], offset: int) -> Call:
+        total = sum(counts.values())
+        document = {
+            "bundle": info.name,
+            "counts": counts if request.class_names else total,
+            "seed": request.seed if request.seed < _JSON_SAFE else str(request.seed),
+            "offset": offset if offset < _JSON_SAFE else str(offset),
+            "truncation": request.truncation,
+            "format": "npz",
+        }
+        names = sum(len(name) for name in info.class_names) + 1
+        longest = max((len(name) for name in info.class_names), default=1)
+        most_bytes = total * (math.prod(info.image_shape) + 24) + 4 * len(info.class_names) * longest + names + 65_536
+        body = json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
+        return Call("POST", "/v1/generate", body, most_bytes, self.clock() + self.deadline)
+
+    def _ask(self, call: Call, read: Any) -> Steps[Any]:
+        """Send until it succeeds, cannot succeed, or the retries or the time are used up."""
+        attempt = 0
+        while True:
+            judged = self._judge((yield call), read)
+            if judged.error is None:
+                return judged.value
+            wait = self._wait(judged.error, attempt)
+            if not judged.again or attempt >= self.retries:
+                raise _tried(judged.error, attempt)
+            if self.clock() + wait >= call.expires:
+                raise _tried(
+                    judged.error, attempt, f"the next try would come after the deadline of {self.deadline:g} s"
+                )
+            yield Pause(wait)
+            attempt += 1
+
+    def _judge(self, outcome: Outcome | None, read: Any) -> _Judged[Any]:
+        if isinstance(outcome, Exception):
+            error, again = map_exception(outcome, self.shown_url)
+            return _Judged(error=error, again=again)
+        assert outcome is not None
+        if outcome.status == 200:
+            try:
+                return _Judged(value=read(outcome))
+            except TransportError as damage:
+                return _Judged(error=damage, again=damage.code == "service.damaged")
+        return _Judged(error=self._read_problem(outcome), again=outcome.status in (429, 502, 503, 504))
+
+    def _wait(self, error: AugmintError, attempt: int) -> float:
+        """Seconds: what the service asked for, else doubling, with jitter so that clients do not return as one."""
+        asked = getattr(error, "retry_after", None)
+        if asked is not None:
+            return float(asked) + 0.1 * float(self.jitter())
+        return min(_BACKOFF * 2.0**attempt, _LONGEST_BACKOFF) * (0.5 + 0.5 * float(self.jitter()))
+
+    # -------------------------------------------------------------------------------------- reading answers
+
+    def _read_catalogue(self, body: bytes) -> _Catalogue:
+        try:
+            catalogue = _CATALOGUE.validate_json(body)
+            for info in catalogue.bundles:
+                if not (
+                    re.fullmatch(r"[0-9a-f]{64}", info.digest)
+                    and all(1 <= side <= 4096 for side in info.image_shape)
+                    and len(set(info.class_names)) == len(info.class_names)
+                ):
+                    raise ValueError(f"the bundle {one_line(info.name, 64)!r} is described wrongly")
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            self._not_augmint(f"its /v1/bundles: {where + ': ' if where else ''}{first['msg']}")
+        except ValueError as error:
+            self._not_augmint(str(error))
+        return catalogue
+
+    def _not_augmint(self, problem: str) -> NoReturn:
+        raise TransportError(
+            f"{self.shown_url} does not answer like an augmint service ({one_line(problem, 200)}): check the URL.",
+            code="service.bad-answer",
+        )
+
+    def _choose(self, catalogue: _Catalogue) -> BundleInfo:
+        names = [info.name for info in catalogue.bundles]
+        shown = ", ".join(names[:20]) or "none"
+        if self.bundle is None:
+            if len(catalogue.bundles) == 1:
+                return catalogue.bundles[0]
+            raise UnknownBundleError(
+                f"{self.shown_url} has {len(names)} bundles ({shown}): say which, with bundle=…", bundles=names
+            )
+        for info in catalogue.bundles:
+            if info.name == self.bundle:
+                return info
+        raise UnknownBundleError(f"{self.shown_url} has no bundle {self.bundle!r}: it has {shown}.", bundles=names)
+
+    def _read_samples(self, reply: Reply, request: Request, info: BundleInfo, start: int, asked: int) -> Samples:
+        """One piece of an answer: positions start … start + asked of the request, or a part of them."""
+        _check_digest(reply)
+        headers = reply.headers
+        digest = headers.get("Augmint-Bundle", "")
+        if digest != info.digest:
+            raise _BundleChangedError(digest)
+        reproducibility = headers.get("Augmint-Reproducibility", "")
+        if reproducibility not in ("exact", "tolerance"):
+            self._not_augmint("no Augmint-Reproducibility in its answer")
+        arrays = unpack(reply.body, most=asked, image_shape=info.image_shape)
+        labels, indices = request.addresses(start, start + asked)
+        if headers.get("Augmint-Delivered") != str(len(arrays["images"])):
+            self._not_augmint("its answer holds another number of images than it says")
+        if (
+            arrays["class_names"] != info.class_names
+            or not _follows(arrays["labels"], arrays["indices"], labels, indices)
+            or not (arrays["seeds"] == np.uint64(request.seed)).all()
+        ):
+            self._not_augmint("its images have other addresses than were asked for")
+        names = info.class_names or ("",)
+        ids, counts = np.unique(labels, return_counts=True)
+        wanted = {names[i]: int(n) for i, n in zip(ids, counts, strict=True)}
+        return Samples(
+            images=arrays["images"],
+            labels=arrays["labels"],
+            seeds=arrays["seeds"],
+            indices=arrays["indices"],
+            class_names=info.class_names,
+            bundle=digest,
+            reproducibility=_REPRODUCIBILITY[reproducibility],
+            truncation=request.truncation,
+            requested={label: wanted[label] for label, _ in request.counts if label in wanted},
+        )
+
+    def _read_problem(self, reply: Reply) -> AugmintError:
+        """An answer that is not 200 as an error of the tree; RFC 9457 problem details where it has them."""
+        status = reply.status
+        problem: dict[str, Any] = {}
+        if reply.headers.get("Content-Type", "").partition(";")[0].strip().endswith("json"):
+            try:
+                document = json.loads(reply.body)
+            except (ValueError, RecursionError):
+                document = None
+            problem = document if isinstance(document, dict) else {}
+        code = str(problem.get("code", "")).rpartition(".")[2]
+        detail = one_line(problem.get("detail") or problem.get("title") or "", 500)
+        request_id = one_line(problem.get("request_id") or reply.headers.get("X-Request-ID") or "", 64)
+        suffix = f" (request {request_id})" if request_id and status >= 500 else ""
+        sentence = detail or f"{self.shown_url} answered {status} and gave no reason."
+        sentence += suffix
+
+        if code == "unknown-label":
+            return UnknownLabelError(sentence, labels=_strings(problem.get("labels")))
+        if code == "unknown-bundle":
+            return UnknownBundleError(sentence, bundles=_strings(problem.get("bundles")))
+        if status in (401, 403):
+            return ServiceError(
+                f"{self.shown_url} refuses access ({status}): give a valid token (token=…, AUGMINT_TOKEN).",
+                code="service.access",
+                status=status,
+            )
+        if status == 404 or 300 <= status < 400:
+            target = one_line(reply.headers.get("Location", ""), 200)
+            why = f"redirects to {target}: give that URL" if target else "has no augmint service: check the URL"
+            return ServiceError(f"{self.shown_url} {why}.", code="service.not-found", status=status)
+        if status == 413:
+            return TooLargeError(sentence)
+        if status == 504:
+            return DeadlineError(sentence, status=status)
+        if status in (429, 502, 503):
+            return UnavailableError(
+                detail + suffix
+                if detail
+                else f"{self.shown_url} cannot answer now ({status}): try again later{suffix}.",
+                code=f"service.{code}" if code else None,
+                status=status,
+                retry_after=_retry_after(reply.headers),
+            )
+        if 400 <= status < 500:
+            return RequestError(sentence, code=f"request.{code}" if code else None)
+        return ServiceError(sentence, code="service.failed", status=status)
+
+
+_CATALOGUE: Final = TypeAdapter(_Catalogue)
+_REPRODUCIBILITY: Final[dict[str, Reproducibility]] = {"exact": "exact", "tolerance": "tolerance"}
+
+
+class _BundleChangedError(Exception):
+    def __init__(self, found: str) -> None:
+        super().__init__(found)
+        self.found = found
+
+
+def next_piece(request: Request, position: int, most: int) -> tuple[dict[str, int], int]:
+    """Counts and offset of the next request, which begins at `position` of the answer and has 1 … `most` images.
+
+    A request has one offset for all its labels, so several labels fit in one only where each begins at its first image.
+    """
+    counts: dict[str, int] = {}
+    inner = position
+    for label, n in request.counts:
+        if not counts and inner >= n:
+            inner -= n
+            continue
+        take = min(n - inner, most - sum(counts.values()))
+        if take:
+            counts[label] = take
+        if not counts:
+            continue
+        if inner or take < n or sum(counts.values()) == most:
+            break
+    return counts, request.offset + inner
+
+
+def _follows(
+    labels: NDArray[np.int64],
+    indices: NDArray[np.uint64],
+    expected_labels: NDArray[np.int64],
+    expected_indices: NDArray[np.uint64],
+) -> bool:
+    """Whether the addresses are the expected ones, in order; some may be missing."""
+    if len(labels) == len(expected_labels):
+        return bool((labels == expected_labels).all() and (indices == expected_indices).all())
+    expected = iter(zip(expected_labels.tolist(), expected_indices.tolist(), strict=True))
+    # `in` on an iterator moves it on, so this asks for a subsequence.
+    return all(address in expected for address in zip(labels.tolist(), indices.tolist(), strict=True))
+
+
+def _check_digest(reply: Reply) -> None:
+    """Repr-Digest (RFC 9530): the sha-256 of the very bytes that arrived."""
+    found = re.search(r"(?:^|,)\s*sha-256\s*=\s*:([A-Za-z0-9+/=]*):", reply.headers.get("Repr-Digest", ""))
+    try:
+        stated = base64.b64decode(found.group(1), validate=True) if found else None
+    except binascii.Error:
+        stated = None
+    if stated is None:
+        raise TransportError(
+            "The answer has no Repr-Digest, so it cannot be checked: is it an augmint service, and does a proxy on the "
+            "way remove headers?",
+            code="service.bad-answer",
+        )
+    if hashlib.sha256(reply.body).digest() != stated:
+        raise TransportError(
+            "The answer arrived damaged (its sha-256 is not the one the service sent): try again.",
+            code="service.damaged",
+        )
+
+
+def _retry_after(headers: httpx2.Headers) -> float | None:
+    """Seconds to wait, from either form of Retry-After (RFC 9110 §10.2.3); None if there is none or it is nonsense."""
+    value = headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"[0-9]{1,9}", value):
+        return float(value)
+    then, now = _http_date(value), _http_date(headers.get("Date", "")) or datetime.now(UTC)
+    # By the service's own clock where it tells it: ours may be wrong.
+    return max((then - now).total_seconds(), 0.0) if then else None
+
+
+def _http_date(value: str) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(value)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found
+
+
+def one_line(value: object, most: int) -> str:
+    """Text of others, safe to print: no control characters, not endless."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _strings(value: object) -> tuple[str, ...]:
+    return tuple(one_line(item, 256) for item in value) if isinstance(value, list) else ()
+
+
+def _tried(error: AugmintError, attempt: int, why: str = "") -> AugmintError:
+    """The same error, and how often it was tried."""
+    remarks = [f"tried {attempt + 1} times"] if attempt else []
+    remarks += [why] if why else []
+    if not remarks:
+        return error
+    (message,) = error.args
+    error.args = (f"{message} ({'; '.join(remarks)})",)
+    return error
+
+
+def map_exception(error: Exception, url: str) -> tuple[AugmintError, bool]:
+    """What httpx2 raised as an error of the tree, and whether asking again can help."""
+    reason = one_line(error, 200) or type(error).__name__
+    match error:
+        case OverrunError():
+            return TransportError(
+                f"The answer of {url} {reason}: check that it is an augmint service.", code="service.bad-answer"
+            ), False
+        case httpx2.UnsupportedProtocol() | httpx2.InvalidURL():
+            return UsageError(
+                f"{url} is not a URL that can be asked ({reason}): give http://HOST:PORT.", code="usage.url"
+            ), False
+        case httpx2.ProxyError():
+            return TransportError(
+                f"The proxy on the way to {url} refuses ({reason}): check proxy=… or HTTP_PROXY.", code="service.proxy"
+            ), False
+        case httpx2.ConnectError() | httpx2.ConnectTimeout():
+            return TransportError(
+                f"{url} cannot be reached ({reason}): is `augmint serve` running there?", code="service.unreachable"
+            ), True
+        case httpx2.TimeoutException():
+            return TransportError(
+                f"{url} did not answer in time ({reason}): raise timeout=…, or ask for less.", code="service.timeout"
+            ), True
+        case httpx2.NetworkError() | httpx2.RemoteProtocolError() | OSError():
+            return TransportError(
+                f"The connection to {url} broke off ({reason}): try again.", code="service.interrupted"
+            ), True
+        case _:
+            return TransportError(
+                f"Talking to {url} failed ({reason}): check that it is an augmint service.", code="service.protocol"
+            ), False
+
+
+class Collector:
+    """The body of an answer as it arrives, cut off where it is too long or too late."""
+
+    def __init__(self, call: Call, response: httpx2.Response, clock: Any) -> None:
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            # The digest is of the encoded bytes, and a small body could unpack to any size.
+            raise OverrunError("came compressed, which was not asked for")
+        self._clock = clock
+        self._expires = call.expires
+        self._most = call.most_bytes if response.status_code == 200 else _MOST_ERROR_BYTES
+        self._body = bytearray()
+
+    def add(self, piece: bytes) -> None:
+        self._body += piece
+        if len(self._body) > self._most:
+            raise OverrunError(f"is longer than the {self._most:,} bytes that it can need")
+        if self._clock() > self._expires:
+            raise httpx2.ReadTimeout("the deadline passed while the answer was arriving")
+
+    def reply(self, response: httpx2.Response) -> Reply:
+        return Reply(response.status_code, response.headers, bytes(self._body))
+
+
+# Everything that httpx2 raises, whichever base it has.
+LOWER_ERRORS: Final = (
+    httpx2.HTTPError,
+    httpx2.InvalidURL,
+    httpx2.CookieConflict,
+    httpx2.StreamError,
+    OSError,
+    OverrunError,
+)
