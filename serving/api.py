@@ -1,0 +1,627 @@
+"""The HTTP API, as one ASGI application.
+
+    POST /v1/generate                  images by label
+    GET  /v1/bundles                   what there is, and the limits
+    GET  /v1/bundles/{bundle}          one bundle, by name or digest
+    GET  /v1/bundles/{bundle}/samples.png
+    GET  /                             a page to try it
+    GET  /livez /readyz /metrics /openapi.json
+
+A handler takes an `Exchange` and returns an `Answer`; whatever it raises becomes a problem+json document here, in one
+place. Requests are validated once, at this door. This module knows nothing of BentoML, and leaves to `engine` when
+images are made, to `codecs` what they look like as bytes and to `problems` which status an error has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gc
+import hashlib
+import json
+import logging
+import re
+import secrets
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from starlette.routing import compile_path
+
+from augmint import __version__
+from augmint.errors import (
+    AugmintError,
+    DeadlineError,
+    RequestError,
+    ServiceError,
+    TooLargeError,
+    UnavailableError,
+    UnknownBundleError,
+)
+from augmint.samples import Request, Samples
+from serving import accept, page, problems
+from serving.bundles import Served, open_bundles, threads_for
+from serving.codecs import CODEC_VERSION, FORMATS, Format, encode
+from serving.engine import Engine, Ticket
+from serving.limits import RateLimit
+from serving.metrics import Metrics
+from serving.openapi import document as openapi_document
+from serving.schema import BundleModel, parse_body
+from serving.settings import Settings
+
+__all__ = ["Answer", "Api", "Exchange"]
+
+log = logging.getLogger("augmint")
+access = logging.getLogger("augmint.access")
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+JSON: Final = b"application/json"
+# Bodies up to this size are encoded where they stand: handing them to a thread would cost more.
+_INLINE_BYTES: Final = 32_768
+# An answer that takes longer than this has its client watched, to stop when it goes.
+_WATCH_AFTER_S: Final = 0.02
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._~:+/=@-]{1,128}")
+_TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class _ClientGoneError(Exception):
+    """Nobody is there to be answered."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """A response, whole."""
+
+    status: int
+    content_type: bytes
+    body: bytes
+    headers: Headers
+    images: int = 0
+
+
+class Exchange:
+    """One request on its way to an answer."""
+
+    __slots__ = ("begun", "headers", "method", "params", "receive", "request_id", "scope", "send", "traceparent")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.begun = time.monotonic()
+        self.method: str = scope["method"]
+        self.headers: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:
+            # A list may come in several lines (RFC 9110 §5.2).
+            self.headers[name] = self.headers[name] + b", " + value if name in self.headers else value
+        given = self.headers.get(b"x-request-id", b"")
+        self.request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(12)
+        trace = self.headers.get(b"traceparent", b"")
+        self.traceparent = trace.decode() if _TRACEPARENT.fullmatch(trace) else "-"
+        self.params: dict[str, str] = {}
+
+    @property
+    def client(self) -> str:
+        client = self.scope.get("client")
+        return str(client[0]) if client else "-"
+
+
+Handler = Callable[[Exchange], Awaitable[Answer]]
+
+
+class Api:
+    """The application and what it needs: settings, open bundles, the engine, the metrics.
+
+    `start` and `stop` are called in the event loop that it will run in.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.bundles: dict[str, Served] = {}
+        self.failure = ""  # why it never became ready
+        self._ready = False
+        self._draining = False
+        self._engine: Engine | None = None
+        self._metrics: Metrics | None = None
+        self._rate = RateLimit(settings.rate_images, settings.max_images)
+        self._encoders: ThreadPoolExecutor | None = None
+        self._fixed: dict[str, dict[str, Handler]] = {
+            "/v1/generate": {"POST": self._generate},
+            "/v1/bundles": {"GET": self._list},
+            "/": {"GET": self._index},
+            "/livez": {"GET": self._livez},
+            "/healthz": {"GET": self._livez},
+            "/readyz": {"GET": self._readyz},
+            "/metrics": {"GET": self._exposition},
+            "/openapi.json": {"GET": self._openapi},
+        }
+        self._patterns: list[tuple[str, re.Pattern[str], dict[str, Handler]]] = [
+            (path, compile_path(path)[0], {"GET": handler})
+            for path, handler in (
+                ("/v1/bundles/{bundle}", self._detail),
+                ("/v1/bundles/{bundle}/samples.png", self._sheet),
+            )
+        ]
+
+    # ------------------------------------------------------------------------------------------ its life
+
+    @property
+    def ready(self) -> bool:
+        """Whether every bundle has passed its golden test and is warm, and the door is not closing."""
+        return self._ready and not self._draining
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    @property
+    def pending(self) -> int:
+        """Images waiting or being made."""
+        return self._engine.pending if self._engine is not None else 0
+
+    async def start(self, worker: int | None = None) -> None:
+        """Open the bundles and start the engine. A refused bundle leaves the service not ready, and says why."""
+        loop = asyncio.get_running_loop()
+        self._metrics = Metrics()
+        try:
+            self.bundles = await loop.run_in_executor(None, open_bundles, self.settings, worker)
+        except AugmintError as error:
+            # No exit: BentoML would start this worker again and again.
+            self.failure = f"{error} ({error.code})"
+            log.critical("not ready, and will not be: %s", self.failure)
+            return
+
+        def notify(tickets: Sequence[Ticket]) -> None:
+            try:
+                loop.call_soon_threadsafe(_wake, tickets)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                log.debug("%d answers came after the end", len(tickets))
+
+        threads = threads_for(self.bundles, self.settings)
+        self._engine = Engine(
+            threads=threads,
+            queue_images=self.settings.queue_images,
+            batching=self.settings.batching,
+            notify=notify,
+            observer=self._metrics,
+        )
+        self._encoders = ThreadPoolExecutor(threads, thread_name_prefix="augmint-encode")
+        for served in self.bundles.values():
+            self._metrics.serves(served.info)
+            log.info(
+                "serving %s (%s, %s) on %s: %d classes, %s images, batches of up to %d, %s",
+                served.info.name,
+                served.info.family,
+                served.info.digest[:12],
+                served.info.device,
+                len(served.info.class_names),
+                "×".join(map(str, served.info.image_shape)),
+                served.lane.batch,
+                "bit for bit as exported"
+                if served.info.reproducibility == "exact"
+                else f"within {served.info.tolerance} grey levels of what was exported",
+            )
+        # What was made so far lives as long as the process: the collector need not look at it ever again.
+        gc.collect()
+        gc.freeze()
+        self._ready = True
+        self._metrics.ready(True)
+
+    def begin_draining(self) -> None:
+        """Not ready from now on, and no new requests; those admitted are finished."""
+        self._draining = True
+        if self._engine is not None:
+            self._engine.stop_admitting()
+        if self._metrics is not None:
+            self._metrics.ready(False)
+
+    async def stop(self) -> None:
+        """Finish what was admitted and end the threads."""
+        self.begin_draining()
+        if self._engine is not None:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(None, self._engine.drain, self.settings.timeout_s)
+            await loop.run_in_executor(None, self._engine.close)
+        if self._encoders is not None:
+            self._encoders.shutdown(wait=False)
+
+    # ------------------------------------------------------------------------------------------ the application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"this application speaks HTTP, not {scope['type']}")
+        exchange = Exchange(scope, receive, send)
+        route = "-"
+        try:
+            route, handler = self._route(exchange)
+            answer = await handler(exchange)
+        except _ClientGoneError:
+            self._log(exchange, route, 499, 0, 0)
+            return
+        except AugmintError as error:
+            answer = self._problem(exchange, error)
+        except Exception:
+            log.exception("request %s failed", exchange.request_id)
+            answer = self._problem(exchange, ServiceError("", code="service.internal"))
+        await self._answer(exchange, answer)
+        self._log(exchange, route, answer.status, answer.images, len(answer.body))
+
+    def _route(self, exchange: Exchange) -> tuple[str, Handler]:
+        path: str = exchange.scope["path"]
+        route, methods = path, self._fixed.get(path)
+        if methods is None:
+            for route, pattern, methods in self._patterns:  # noqa: B007
+                if match := pattern.match(path):
+                    exchange.params = match.groupdict()
+                    break
+            else:
+                raise RequestError(
+                    "there is nothing at this address: /openapi.json lists what there is.", code="request.not-found"
+                )
+        assert methods is not None
+        handler = methods.get("GET" if exchange.method == "HEAD" else exchange.method)
+        if handler is None:
+            raise _MethodError(sorted(methods))
+        return route, handler
+
+    async def _answer(self, exchange: Exchange, answer: Answer) -> None:
+        headers = [
+            (b"content-type", answer.content_type),
+            (b"content-length", str(len(answer.body)).encode()),
+            (b"x-request-id", exchange.request_id.encode()),
+            (b"x-content-type-options", b"nosniff"),
+            *answer.headers,
+        ]
+        if answer.status == 304:  # has neither a body nor a type of one
+            headers = headers[2:]
+        await exchange.send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        body = b"" if exchange.method == "HEAD" or answer.status == 304 else answer.body
+        await exchange.send({"type": "http.response.body", "body": body})
+
+    def _problem(self, exchange: Exchange, error: AugmintError) -> Answer:
+        problem = problems.problem_of(error)
+        headers: Headers = [(b"cache-control", b"no-store")]
+        if (wait := problems.retry_after_of(error)) is not None:
+            headers.append((b"retry-after", wait))
+        if isinstance(error, _MethodError):
+            headers.append((b"allow", ", ".join(error.allowed).encode()))
+        if error.code in ("request.body-too-large", "service.draining"):
+            headers.append((b"connection", b"close"))
+        # What the engine refuses it counts itself.
+        if self._metrics is not None and error.code not in _COUNTED_BY_ENGINE:
+            self._metrics.refused(problem.code, 0)
+        return Answer(problem.status, problems.CONTENT_TYPE, problems.body_of(error, exchange.request_id), headers)
+
+    def _log(self, exchange: Exchange, route: str, status: int, images: int, size: int) -> None:
+        seconds = time.monotonic() - exchange.begun
+        if self._metrics is not None:
+            self._metrics.answered(route, status, seconds)
+        if self.settings.access_log and route not in _QUIET:
+            # The raw path is ASCII with everything else percent-encoded: nobody can forge a line of log with it.
+            access.info(
+                "%s %s %s %d images=%d bytes=%d ms=%.1f id=%s trace=%s",
+                exchange.client,
+                exchange.method,
+                exchange.scope.get("raw_path", b"-").decode("ascii", "replace")[:200],
+                status,
+                images,
+                size,
+                seconds * 1000,
+                exchange.request_id,
+                exchange.traceparent,
+            )
+
+    # ------------------------------------------------------------------------------------------ images
+
+    async def _generate(self, exchange: Exchange) -> Answer:
+        engine = self._require_engine()
+        settings = self.settings
+        wish = parse_body(await self._body(exchange))
+        served = self._bundle(wish.bundle)
+        request = Request.make(
+            wish.counts,
+            served.info.class_names,
+            seed=wish.seed_number,
+            offset=int(wish.offset),
+            truncation=wish.truncation,
+        )
+        if request.total > settings.max_images:
+            raise TooLargeError(
+                f"{request.total} images are more than the {settings.max_images} that one request may have: ask in "
+                "several requests, with offset."
+            )
+        form = wish.format or accept.choose(exchange.headers.get(b"accept", b"").decode("latin-1"), request.total)
+        if form == "png" and request.total != 1:
+            raise RequestError(f"a PNG holds one image, not {request.total}: ask for one, or for the format zip.")
+        headers: Headers = [
+            (b"augmint-requested", str(request.total).encode()),
+            (b"augmint-bundle", served.info.digest.encode()),
+            (b"augmint-seed", str(request.seed).encode()),
+            (b"augmint-reproducibility", served.info.reproducibility.encode()),
+            (b"vary", b"accept"),
+        ]
+        if wish.seed is None:
+            headers.append((b"cache-control", b"no-store"))
+        else:
+            # The answer is a function of the request alone, so its tag is known before it is made.
+            tag = _tag(served, request, form)
+            headers.append((b"etag", tag))
+            if _matches(exchange.headers.get(b"if-none-match"), tag):
+                return Answer(304, b"", b"", headers)
+        self._rate.take(exchange.client, request.total)
+
+        images = await self._images(engine, served, request, exchange)
+        labels, indices = request.addresses()
+        samples = Samples(
+            images=images,
+            labels=labels,
+            seeds=np.full(request.total, request.seed, dtype=np.uint64),
+            indices=indices,
+            class_names=served.info.class_names,
+            bundle=served.info.digest,
+            reproducibility=served.info.reproducibility,
+            truncation=request.truncation,
+            requested=dict(request.counts),
+        )
+        if form in ("npy", "npz") and images.nbytes <= _INLINE_BYTES:
+            body, digest = _encode(samples, form)
+        else:
+            loop = asyncio.get_running_loop()
+            body, digest = await loop.run_in_executor(self._encoders, _encode, samples, form)
+        headers += [(b"augmint-delivered", str(len(images)).encode()), (b"repr-digest", digest)]
+        return Answer(200, FORMATS[form].name.encode(), body, headers, images=len(images))
+
+    async def _images(self, engine: Engine, served: Served, request: Request, exchange: Exchange) -> NDArray[np.uint8]:
+        """Wait for the engine, and tell it when the client goes or the time is up."""
+        loop = asyncio.get_running_loop()
+        deadline = exchange.begun + self.settings.timeout_s
+        future: asyncio.Future[None] = loop.create_future()
+        ticket = engine.submit(served.lane, request, deadline=deadline, context=future)
+        guard: asyncio.Task[None] | None = None
+
+        def watch() -> None:
+            nonlocal guard
+            guard = loop.create_task(_watch(exchange.receive, engine, ticket, deadline))
+
+        timer = loop.call_later(_WATCH_AFTER_S, watch)
+        try:
+            await future
+        except asyncio.CancelledError:
+            engine.cancel(ticket)
+            raise
+        finally:
+            timer.cancel()
+            if guard is not None:
+                guard.cancel()
+        if isinstance(ticket.error, _Gone):
+            raise _ClientGoneError
+        if ticket.error is not None:
+            raise ticket.error
+        assert ticket.images is not None
+        return ticket.images
+
+    async def _body(self, exchange: Exchange) -> bytes:
+        """The whole body, never holding more than the limit."""
+        kind = exchange.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if kind != JSON:
+            raise RequestError(
+                "the body must be JSON: send the header Content-Type: application/json.",
+                code="request.media-type",
+            )
+        most = self.settings.max_body
+        length = exchange.headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > most:
+            raise _body_too_large(most)
+        message = await exchange.receive()
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            body: bytes = message.get("body", b"")
+            if len(body) > most:
+                raise _body_too_large(most)
+            return body
+        pieces = bytearray()
+        try:
+            async with asyncio.timeout(self.settings.timeout_s):
+                while True:
+                    if message["type"] == "http.disconnect":
+                        raise _ClientGoneError
+                    pieces += message.get("body", b"")
+                    if len(pieces) > most:
+                        raise _body_too_large(most)
+                    if not message.get("more_body", False):
+                        return bytes(pieces)
+                    message = await exchange.receive()
+        except TimeoutError:
+            raise DeadlineError("the request's body did not arrive in time: send it at once.") from None
+
+    def _require_engine(self) -> Engine:
+        if self._engine is None or not self._ready:
+            raise UnavailableError(self._why_not_ready(), code="service.not-ready", retry_after=5.0)
+        return self._engine
+
+    def _why_not_ready(self) -> str:
+        # The failure's own sentence names a path of this machine: it is in the log.
+        return (
+            "the service could not open its bundles and never will: its log says why."
+            if self.failure
+            else "the service is still opening its bundles: try again shortly."
+        )
+
+    def _bundle(self, name: str | None) -> Served:
+        if name is None:
+            if len(self.bundles) == 1:
+                return next(iter(self.bundles.values()))
+            raise UnknownBundleError(
+                f"this service has {len(self.bundles)} bundles: name one of {', '.join(self.bundles)}.",
+                bundles=tuple(self.bundles),
+                code="request.invalid",
+            )
+        served = self.bundles.get(name) or next((b for b in self.bundles.values() if b.info.digest == name), None)
+        if served is None:
+            raise UnknownBundleError(
+                f"there is no bundle {name[:80]!r} here: there is {', '.join(self.bundles)}.",
+                bundles=tuple(self.bundles),
+            )
+        return served
+
+    # ------------------------------------------------------------------------------------------ the rest
+
+    async def _list(self, exchange: Exchange) -> Answer:
+        self._require_engine()
+        settings = self.settings
+        listing = {
+            "bundles": [BundleModel.of(served.info) for served in self.bundles.values()],
+            "limits": {
+                "images": settings.max_images,
+                "queue_images": settings.queue_images,
+                "body_bytes": settings.max_body,
+                "seconds": settings.timeout_s,
+            },
+        }
+        return _cacheable(exchange, JSON, _json(listing))
+
+    async def _detail(self, exchange: Exchange) -> Answer:
+        self._require_engine()
+        served = self._bundle(exchange.params["bundle"])
+        manifest = served.files.manifest
+        detail = {
+            **BundleModel.of(served.info),
+            "parameters": manifest.architecture.parameters,
+            "trained": manifest.identity.trained,
+            "licence": manifest.identity.licence,
+            "augmint_version": manifest.identity.augmint_version,
+            "train_counts": manifest.data.class_counts,
+            "metrics": [metric.model_dump() for metric in manifest.evidence.metrics],
+            "warnings": list(manifest.evidence.warnings),
+        }
+        return _cacheable(exchange, JSON, _json(detail))
+
+    async def _sheet(self, exchange: Exchange) -> Answer:
+        self._require_engine()
+        sheet = self._bundle(exchange.params["bundle"]).files.content.get("samples.png")
+        if sheet is None:
+            raise RequestError("this bundle has no sheet of samples.", code="request.not-found")
+        return _cacheable(exchange, b"image/png", sheet)
+
+    async def _index(self, exchange: Exchange) -> Answer:
+        answer = _cacheable(exchange, b"text/html; charset=utf-8", page.HTML)
+        answer.headers += [(b"content-security-policy", page.POLICY), (b"referrer-policy", b"no-referrer")]
+        return answer
+
+    async def _livez(self, exchange: Exchange) -> Answer:
+        return Answer(200, b"text/plain; charset=utf-8", b"alive\n", [(b"cache-control", b"no-store")])
+
+    async def _readyz(self, exchange: Exchange) -> Answer:
+        self._require_engine()
+        if self._draining:
+            raise UnavailableError(
+                "the service is shutting down: send requests to another one.", code="service.draining", retry_after=1.0
+            )
+        return Answer(200, b"text/plain; charset=utf-8", b"ready\n", [(b"cache-control", b"no-store")])
+
+    async def _exposition(self, exchange: Exchange) -> Answer:
+        metrics = self._metrics
+        if metrics is None:
+            raise UnavailableError(self._why_not_ready(), code="service.not-ready", retry_after=5.0)
+        body, kind = await asyncio.get_running_loop().run_in_executor(None, metrics.exposition)
+        return Answer(200, kind.encode(), body, [(b"cache-control", b"no-store")])
+
+    async def _openapi(self, exchange: Exchange) -> Answer:
+        return _cacheable(exchange, JSON, _json(openapi_document()))
+
+
+_QUIET: Final = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})
+_COUNTED_BY_ENGINE: Final = frozenset(
+    {"service.queue-full", "service.draining", "service.deadline", "service.internal", "service.cancelled"}
+)
+
+
+class _MethodError(RequestError):
+    def __init__(self, allowed: list[str]) -> None:
+        super().__init__(f"this address takes {', '.join(allowed)}.", code="request.method")
+        self.allowed = [*allowed, *(["HEAD"] if "GET" in allowed else [])]
+
+
+class _Gone(ServiceError):
+    """The client went away: there is nobody to tell."""
+
+
+def _wake(tickets: Sequence[Ticket]) -> None:
+    for ticket in tickets:
+        future = ticket.context
+        if isinstance(future, asyncio.Future) and not future.done():
+            future.set_result(None)
+
+
+async def _watch(receive: Receive, engine: Engine, ticket: Ticket, deadline: float) -> None:
+    """Give the ticket up when its client goes or its time is up, whichever is first."""
+    try:
+        async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
+            while (await receive())["type"] != "http.disconnect":
+                pass
+    except TimeoutError:
+        error = DeadlineError("the images were not ready in time: ask for fewer at once, or allow more time.")
+        engine.cancel(ticket, error, reason="deadline")
+    else:
+        engine.cancel(ticket, _Gone("the client went away.", code="service.cancelled"))
+
+
+def _encode(samples: Samples, form: Format) -> tuple[bytes, bytes]:
+    """The body and its Repr-Digest (RFC 9530)."""
+    body = encode(samples, form)
+    return body, b"sha-256=:" + base64.b64encode(hashlib.sha256(body).digest()) + b":"
+
+
+def _tag(served: Served, request: Request, form: Format) -> bytes:
+    """A strong ETag: two answers with the same tag are the same bytes, on whichever machine they were made."""
+    parts = (
+        served.info.digest,
+        served.arithmetic,
+        request.counts,
+        request.seed,
+        request.offset,
+        request.truncation,
+        form,
+        CODEC_VERSION,
+        _VERSIONS,
+    )
+    return b'"' + hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).hexdigest()[:40].encode() + b'"'
+
+
+_VERSIONS: Final = (__version__, onnxruntime.__version__, np.__version__, zlib.ZLIB_RUNTIME_VERSION)
+
+
+def _matches(if_none_match: bytes | None, tag: bytes) -> bool:
+    """RFC 9110 §13.1.2: weak comparison against a list, or *."""
+    if if_none_match is None:
+        return False
+    return if_none_match.strip() == b"*" or tag in [
+        part.strip().removeprefix(b"W/") for part in if_none_match.split(b",")
+    ]
+
+
+def _cacheable(exchange: Exchange, content_type: bytes, body: bytes) -> Answer:
+    tag = b'"' + hashlib.sha256(body).hexdigest()[:40].encode() + b'"'
+    headers: Headers = [(b"etag", tag), (b"cache-control", b"no-cache")]
+    if _matches(exchange.headers.get(b"if-none-match"), tag):
+        return Answer(304, b"", b"", headers)
+    return Answer(200, content_type, body, headers)
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
+
+
+def _body_too_large(most: int) -> TooLargeError:
+    return TooLargeError(
+        f"the body is longer than {most} bytes: ask for fewer labels at once.", code="request.body-too-large"
+    )

@@ -1,0 +1,173 @@
+"""Bundles opened for serving: verified, warmed, each with its lane in the engine.
+
+Knows ONNX bundles and the engine's lanes, nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from augmint.bundle import BundleFiles, read_bundle
+from augmint.errors import UsageError
+from augmint.generator import Generator
+from augmint.latents import latents
+from augmint.runtime import usable_cores
+from augmint.samples import BundleInfo
+from serving.engine import Lane, Render, power_buckets
+from serving.settings import Settings, find_bundles
+
+__all__ = ["Served", "check_bundles", "device_of_worker", "open_bundles", "threads_for"]
+
+# On a GPU a session call's fixed cost is large and its memory plentiful.
+GPU_BATCH: Final = 256
+CPU_BATCH: Final = 64
+# What a call costs besides the session: taking the rows, handing them out, waking the event loop.
+_CALL_OVERHEAD_S: Final = 100e-6
+_LONG_CALL_S: Final = 0.03
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """One open bundle.
+
+    Attributes:
+        info: what it can make, and on what.
+        files: the checked files.
+        lane: its place in the engine.
+        arithmetic: sha256 of the golden samples as this machine makes them: machines that agree on it agree on every
+            image, so it stands in each ETag.
+    """
+
+    info: BundleInfo
+    files: BundleFiles
+    lane: Lane
+    arithmetic: str
+
+
+def check_bundles(places: Sequence[Path]) -> list[BundleFiles]:
+    """All that can be checked without a session, and that no two have one name.
+
+    Raises:
+        UsageError: no bundle there, or a name twice.
+        BundleError: a bundle was refused.
+    """
+    found = [read_bundle(path) for path in find_bundles(tuple(places))]
+    by_name: dict[str, Path] = {}
+    for files in found:
+        name = files.manifest.identity.name
+        if name in by_name:
+            raise UsageError(
+                f"{by_name[name]} and {files.path} are both named {name!r}: export one of them under another name."
+            )
+        by_name[name] = files.path
+    return found
+
+
+def open_bundles(settings: Settings, worker: int | None = None) -> dict[str, Served]:
+    """Open, verify by golden samples and warm every bundle; name -> bundle, in the order given.
+
+    Raises:
+        UsageError, BundleError, DeviceError: see `check_bundles` and `augmint.Generator`.
+    """
+    device = device_of_worker(settings, worker)
+    served = [_open(files.path, device, settings) for files in check_bundles(settings.bundles)]
+    return {bundle.info.name: bundle for bundle in served}
+
+
+def threads_for(bundles: Mapping[str, Served], settings: Settings) -> int:
+    """Session calls at once: one on a GPU; on a CPU the cores that are this worker's share."""
+    if settings.threads:
+        return settings.threads
+    if all(bundle.info.device != "cpu" for bundle in bundles.values()):
+        return 1
+    return max(1, usable_cores() // settings.workers)
+
+
+def device_of_worker(settings: Settings, worker: int | None, environment: Mapping[str, str] | None = None) -> str:
+    """The device for a worker, counted from 1 as BentoML counts: with several, "cuda" gives each its own GPU in turn.
+
+    "auto" and a named device are left alone: every worker then takes the same.
+    """
+    if settings.device != "cuda" or settings.workers < 2 or worker is None:
+        return settings.device
+    return f"cuda:{(worker - 1) % _visible_gpus(os.environ if environment is None else environment)}"
+
+
+def _visible_gpus(environment: Mapping[str, str]) -> int:
+    listed = environment.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return max(1, len([part for part in listed.split(",") if part.strip()]))
+    driver = Path("/proc/driver/nvidia/gpus")
+    return max(1, len(list(driver.iterdir())) if driver.is_dir() else 1)
+
+
+def _open(path: Path, device: str, settings: Settings) -> Served:
+    # One thread a call: on two cores two such calls together beat one call of two threads by a quarter.
+    generator = Generator(path, device=device, threads=1)
+    info = generator.info()
+    render = _renderer(generator)
+    if info.device == "cpu":
+        batch = settings.batch or preferred_batch(render)
+        buckets: tuple[int, ...] = ()
+    else:
+        batch = settings.batch or GPU_BATCH
+        buckets = power_buckets(batch)
+        for size in buckets:  # cuDNN plans at the first call of every size: not while a client waits
+            _render_some(render, size)
+    golden = generator.manifest.golden
+    names = info.class_names or ("",)
+    images = render(
+        np.array([names.index(row.label) for row in golden], dtype=np.int64),
+        np.array([row.seed for row in golden], dtype=np.uint64),
+        np.array([row.index for row in golden], dtype=np.uint64),
+        np.array([row.truncation for row in golden], dtype=np.float64),
+    )
+    lane = Lane(info.name, render, info.image_shape, batch=batch, buckets=buckets)
+    return Served(info, generator.files, lane, hashlib.sha256(images.tobytes()).hexdigest())
+
+
+def _renderer(generator: Generator) -> Render:
+    dim = generator.manifest.sampling.latent_dim
+
+    def render(
+        labels: NDArray[np.int64],
+        seeds: NDArray[np.uint64],
+        indices: NDArray[np.uint64],
+        truncation: NDArray[np.float64],
+    ) -> NDArray[np.uint8]:
+        return generator.run(latents(seeds, indices, dim, truncation), labels)
+
+    return render
+
+
+def _render_some(render: Render, size: int) -> None:
+    indices = np.arange(size, dtype=np.uint64)
+    render(np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.uint64), indices, np.ones(size))
+
+
+def preferred_batch(render: Render) -> int:
+    """The smallest batch that makes images nearly as fast as any: larger ones only make others wait longer.
+
+    It is a matter of speed alone: the images are the same at every batch size.
+    """
+    seconds: dict[int, float] = {}
+    for size in power_buckets(CPU_BATCH):
+        times = []
+        for _ in range(3):
+            begun = time.perf_counter()
+            _render_some(render, size)
+            times.append(time.perf_counter() - begun)
+        seconds[size] = (min(times) + _CALL_OVERHEAD_S) / size
+        if min(times) > _LONG_CALL_S:
+            break
+    best = min(seconds.values())
+    return next(size for size, pace in seconds.items() if pace <= 1.05 * best)

@@ -1,0 +1,67 @@
+"""Between BentoML and the API: which paths are whose, SIGTERM, the log. The only module that knows both."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from types import FrameType
+from typing import Any, Final
+
+from serving.api import Api, Receive, Scope, Send
+
+__all__ = ["ApiMiddleware", "drain_on_signal", "log_to_stderr"]
+
+log = logging.getLogger("augmint")
+
+# What BentoML's own router still answers. Everything else, unknown addresses among it, is the API's.
+BENTOML_PATHS: Final = frozenset({"/docs.json", "/schema.json"})
+
+
+class ApiMiddleware:
+    """Hands requests to the API; BentoML's paths and the lifespan events pass through."""
+
+    def __init__(self, app: Any, *, api: Api) -> None:
+        self.app = app
+        self.api = api
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in BENTOML_PATHS:
+            await self.app(scope, receive, send)
+        else:
+            await self.api(scope, receive, send)
+
+
+def drain_on_signal(api: Api) -> None:
+    """On SIGTERM first become "not ready", and only `drain_s` later let uvicorn close the door.
+
+    In between the worker still answers, so a load balancer learns that it should look elsewhere; without this, its new
+    connections would wait in the socket's backlog for a process that takes no more.
+    """
+    loop = asyncio.get_running_loop()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if api.draining:
+            previous(number, frame)  # asked twice: at once
+            return
+        api.begin_draining()
+        log.info("shutting down: %d images to finish", api.pending)
+        loop.call_soon_threadsafe(loop.call_later, api.settings.drain_s, previous, number, frame)
+
+    found = signal.getsignal(signal.SIGTERM)
+    if not callable(found):
+        return  # nobody shuts down gracefully here: not a server that we know
+    previous = found
+    signal.signal(signal.SIGTERM, handle)
+
+
+def log_to_stderr() -> None:
+    """augmint's own log lines to stderr, each once, whatever BentoML did to the root logger."""
+    logger = logging.getLogger("augmint")
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

@@ -1,0 +1,185 @@
+"""The JSON that comes in and goes out, as pydantic models: validation and OpenAPI from one place.
+
+Only shapes and types are checked here; whether a label exists is `augmint.samples.Request.make`'s business.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from augmint.errors import RequestError
+from augmint.samples import BundleInfo
+from serving.codecs import Format
+
+__all__ = ["BundleDetail", "BundleList", "BundleModel", "GenerateBody", "Limits", "ProblemModel", "parse_body"]
+
+# A JSON number above 2^53 loses digits in most readers, so 64-bit integers may come as decimal strings.
+Decimal64 = Annotated[str, Field(pattern=r"^[0-9]{1,20}$")]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class GenerateBody(_Strict):
+    """How many images of what, from which seed."""
+
+    bundle: Annotated[str, Field(max_length=256)] | None = Field(
+        None, description="a bundle's name or digest; may be left out where the service has one bundle"
+    )
+    counts: dict[str, Count] | Count = Field(
+        description="images of each label; for an unconditional bundle their number",
+        examples=[{"3": 200, "7": 50}, 16],
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**64)] | Decimal64 | None = Field(
+        None,
+        description="0 … 2^64 - 1, above 2^53 better as a decimal string; left out, one is chosen and returned as "
+        "Augmint-Seed",
+    )
+    offset: Annotated[int, Field(ge=0, lt=2**64)] | Decimal64 = Field(
+        0, description="index of the first image of each label: for 200 more of the same seed, 200"
+    )
+    truncation: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="share of the latent's central mass to draw from: less is more typical and less varied"
+    )
+    format: Format | None = Field(None, description="goes before Accept; npz if neither says")
+
+    @property
+    def seed_number(self) -> int | None:
+        return None if self.seed is None else int(self.seed)
+
+
+class BundleModel(BaseModel):
+    """What a bundle can make."""
+
+    name: str
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="sha256 of its manifest")]
+    family: str
+    class_names: list[str] = Field(description="labels, in order; empty when unconditional")
+    image_shape: Annotated[list[int], Field(min_length=3, max_length=3, description="height, width, channels")]
+    latent_dim: int
+    reproducibility: Literal["exact", "tolerance"] = Field(
+        description="exact: the golden samples came out byte for byte on this machine"
+    )
+    tolerance: int = Field(description="largest difference in grey levels to be expected elsewhere")
+    device: str
+
+    @classmethod
+    def of(cls, info: BundleInfo) -> dict[str, Any]:
+        return {
+            "name": info.name,
+            "digest": info.digest,
+            "family": info.family,
+            "class_names": list(info.class_names),
+            "image_shape": list(info.image_shape),
+            "latent_dim": info.latent_dim,
+            "reproducibility": info.reproducibility,
+            "tolerance": info.tolerance,
+            "device": info.device,
+        }
+
+
+class Limits(BaseModel):
+    images: int = Field(description="most images of one request")
+    queue_images: int = Field(description="most images waiting or being made")
+    body_bytes: int = Field(description="most bytes of a request's body")
+    seconds: float = Field(description="after which an answer is given up")
+
+
+class BundleList(BaseModel):
+    bundles: list[BundleModel]
+    limits: Limits
+
+
+class BundleDetail(BundleModel):
+    """A bundle with where it comes from and what was measured of it."""
+
+    parameters: int
+    trained: str
+    licence: str
+    augmint_version: str
+    train_counts: dict[str, int] = Field(description="images it was trained on, by label")
+    metrics: list[dict[str, Any]] = Field(description="measured figures, each with its method and n")
+    warnings: list[str]
+
+
+class ProblemModel(BaseModel):
+    """RFC 9457 problem details."""
+
+    type: str
+    title: str
+    status: int
+    detail: str = Field(description="one sentence: what was wrong and how to mend it")
+    code: str = Field(description="for programs; stable")
+    request_id: str
+    labels: list[str] | None = Field(None, description="with unknown-label: the labels of the bundle")
+    bundles: list[str] | None = Field(None, description="with unknown-bundle: the bundles of the service")
+
+
+def parse_body(data: bytes) -> GenerateBody:
+    """Strict JSON (UTF-8, no name twice, no NaN) of the right shape.
+
+    Raises:
+        RequestError: "request.malformed" where it is not JSON, "request.invalid" where it is not this JSON.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            raise _Malformed("a name stands twice in one object")
+        return result
+
+    def constant(name: str) -> None:
+        raise _Malformed(f"{name} is not JSON")
+
+    try:
+        document = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
+    except _Malformed as problem:
+        raise RequestError(f"the body is not valid JSON: {problem}.", code="request.malformed") from None
+    except UnicodeDecodeError:
+        raise RequestError("the body is not valid JSON: it is not UTF-8.", code="request.malformed") from None
+    except json.JSONDecodeError as error:
+        raise RequestError(
+            f"the body is not valid JSON: {error.msg.lower()} at line {error.lineno}, column {error.colno}.",
+            code="request.malformed",
+        ) from None
+    except (ValueError, RecursionError):  # an integer of thousands of digits; thousands of brackets
+        raise RequestError(
+            "the body is not JSON that can be read: it is nested too deeply or holds too long a number.",
+            code="request.malformed",
+        ) from None
+    if not isinstance(document, dict):
+        raise RequestError('the body must be a JSON object, such as {"counts": {"3": 10}}.')
+    try:
+        return GenerateBody.model_validate(document)
+    except ValidationError as error:
+        raise RequestError(_sentence(error)) from None
+
+
+class _Malformed(ValueError):
+    pass
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first thing that is wrong, by field: pydantic's own account of a union is for programmers."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    name = str(first["loc"][0])[:60] if first["loc"] else "the body"
+    if first["type"] == "missing":
+        return f'{name} is missing: the least that is needed is {{"counts": {{"3": 10}}}}, or {{"counts": 10}}.'
+    if first["type"] == "extra_forbidden":
+        return f"{name!r} is not known here: there are {', '.join(GenerateBody.model_fields)}."
+    return f"{name} must be {_EXPECTED.get(name, 'something else')}."
+
+
+_EXPECTED = {
+    "bundle": "a bundle's name",
+    "counts": "whole numbers, 0 or more, by label; for an unconditional bundle one such number",
+    "seed": "a whole number from 0 to 2^64 - 1, or such a number as a decimal string",
+    "offset": "a whole number, 0 or more, below 2^64",
+    "truncation": "a number above 0, at most 1",
+    "format": "npz, npy, zip or png",
+}
