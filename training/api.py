@@ -28,7 +28,7 @@ from training.examination import Examiner
 from training.families import family
 from training.loop import train_loop
 from training.machine import resolve_device, torch_settings
-from training.probe import EXAMINATIONS, fit_to_time, probe_seconds, steps_per_second
+from training.probe import EXAMINATIONS, SCORE_IMAGES, fit_to_time, probe_seconds, steps_per_second
 from training.progress import Reporter, make_reporter
 from training.run import Run
 from training.trainer import Trainer
@@ -104,6 +104,7 @@ def train(request: TrainRequest, *, progress: bool | None = None) -> Run:
             channels_last=device == "cuda",
             log_every=1,
             evaluate_every=1,
+            score_images=SCORE_IMAGES[-1],
             checkpoint_every=1,
             tensorboard=request.tensorboard,
         )
@@ -119,7 +120,7 @@ def train(request: TrainRequest, *, progress: bool | None = None) -> Run:
             else:
                 # A run given in steps is the same wherever its command is typed: nothing is measured.
                 scorer = material.fit_scorer(steps=min(max(steps // 2, 20), 600))
-                config = _with_cadence(draft, None, EXAMINATIONS)
+                config = _with_cadence(replace(draft, score_images=500), None, EXAMINATIONS)
         if request.checkpoint_every is not None:
             config = replace(config, checkpoint_every=request.checkpoint_every)
         if request.evaluate_every is not None:

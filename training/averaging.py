@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from augmint.latents import latents
 
-__all__ = ["average_decay", "average_into", "calibration_batches", "recalibrate_batch_norm"]
+__all__ = ["CALIBRATION_IMAGES", "average_decay", "average_into", "calibration_batches", "recalibrate_batch_norm"]
 
 
 def average_decay(images_seen: int, batch: int, *, half_life: float, ramp: float) -> float:
@@ -54,15 +54,15 @@ def recalibrate_batch_norm(generator: nn.Module, batches: Iterable[tuple[Tensor,
     return calibrated.eval()
 
 
+CALIBRATION_IMAGES = 512
 CALIBRATION_SEED = 0x5EED_BA7C
 """Calibration has its own addresses, so that no sheet or score is drawn from them."""
 
 
 def calibration_batches(
-    latent_dim: int, num_classes: int, *, device: torch.device | str = "cpu", batches: int = 8, size: int = 128
+    latent_dim: int, num_classes: int, *, device: torch.device | str = "cpu"
 ) -> Iterable[tuple[Tensor, Tensor | None]]:
-    """Always the same (latent [size, Z], label [size] | None): all classes in turn, as balanced training saw them."""
-    for batch in range(batches):
-        index = np.arange(batch * size, (batch + 1) * size)
+    """Always the same (latent [128, Z], label [128] | None): all classes in turn, as balanced training saw them."""
+    for index in np.arange(CALIBRATION_IMAGES).reshape(-1, 128):
         latent = torch.from_numpy(latents(CALIBRATION_SEED, index, latent_dim)).to(device)
         yield latent, torch.from_numpy(index % num_classes).to(device) if num_classes else None

@@ -103,6 +103,8 @@ class TrainConfig:
     # The cadence, in steps.
     log_every: Count
     evaluate_every: Count
+    score_images: Count
+    """Fakes that an evaluation draws, in all classes together."""
     checkpoint_every: Count
     tensorboard: bool
 

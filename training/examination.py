@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from augmint.latents import latents
 from evaluation.selection import SelectionScore
-from training.averaging import calibration_batches, recalibrate_batch_norm
+from training.averaging import CALIBRATION_IMAGES, calibration_batches, recalibrate_batch_norm
 from training.config import TrainConfig
 from training.families.base import Family, FamilyOptions
 from training.health import check_collapse, check_leaks
 from training.randomness import seed_of
 from training.run import Alarm
 
-__all__ = ["Examination", "Examiner", "render"]
+__all__ = ["Examination", "Examiner", "images_an_examination", "render"]
 
 SHEET_SEED = 0
 SCORE_SEED = 1
@@ -66,8 +66,9 @@ class Examiner:
         device = next(average.parameters()).device
         batches = calibration_batches(config.options.latent_dim, config.num_classes, device=device)
         generator = recalibrate_batch_norm(average, batches)
-        sheet, sheet_labels = self._render_each(generator, per_class=10, seed=SHEET_SEED)
-        fakes, fake_labels = self._render_each(generator, per_class=_per_class(config.num_classes), seed=SCORE_SEED)
+        per_row = 10 if config.num_classes else 100
+        sheet, sheet_labels = self._render_each(generator, per_class=per_row, seed=SHEET_SEED)
+        fakes, fake_labels = self._render_each(generator, per_class=_per_class(config), seed=SCORE_SEED)
         score = self.scorer.score(fakes, fake_labels if config.num_classes else None)
         alarms = self._alarms(_to_float(fakes), torch.from_numpy(fake_labels), step)
         return Examination(
@@ -85,7 +86,7 @@ class Examiner:
         self, generator: nn.Module, *, per_class: int, seed: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         classes = self.config.num_classes
-        count = per_class if classes else 10 * per_class
+        count = per_class
         labels = np.repeat(np.arange(max(classes, 1)), count)
         indices = np.tile(np.arange(count), max(classes, 1))
         return render(generator, labels if classes else None, seed, indices, self.config.options.latent_dim), labels
@@ -105,9 +106,8 @@ class Examiner:
             )
             alarms.append((name, Alarm("collapsed", step, message)))
         generator = torch.Generator().manual_seed(seed_of(config.seed, "leak check"))
-        leaks = check_leaks(
-            fakes, labels, self.reals, self.real_labels, lambda images: self.family.augment(images, generator)
-        )
+        reals = self.family.widen(self.reals, generator)
+        leaks = check_leaks(fakes, labels, reals, self.real_labels, self.family.augment(reals, generator))
         for kind, share in leaks.items():
             message = (
                 f"augmentation leaks into the samples ({kind}: {share:.0%} of what augmented images show): weaken it, "
@@ -133,9 +133,15 @@ def render(
     return np.concatenate(made)
 
 
-def _per_class(num_classes: int) -> int:
-    """About a thousand images in all, 20 to 100 of each class."""
-    return min(100, max(20, 1000 // max(num_classes, 1)))
+def _per_class(config: TrainConfig) -> int:
+    """`score_images` shared out, but at least 16 of each class: fewer say nothing about it."""
+    return max(16, config.score_images // max(config.num_classes, 1))
+
+
+def images_an_examination(config: TrainConfig) -> int:
+    """How many images an examination generates: its cost, nearly."""
+    classes = max(config.num_classes, 1)
+    return _per_class(config) * classes + (10 * classes if config.num_classes else 100) + CALIBRATION_IMAGES
 
 
 def _to_float(images: NDArray[np.uint8]) -> Tensor:

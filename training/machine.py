@@ -8,10 +8,14 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import Precision as FabricPrecision
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
 
 from augmint.errors import DeviceError, UsageError
 from training.config import Device, Precision
@@ -46,11 +50,35 @@ def supports_bf16(device: Device) -> bool:
     return torch.cuda.is_bf16_supported(including_emulation=False) if device == "cuda" else True
 
 
+class _Bf16(FabricPrecision):
+    """bfloat16 autocast in every forward pass, float32 weights and outputs.
+
+    Fabric's own "bf16-mixed" does the same, but forbids `torch.autograd.grad`, which gradient penalties need: it might
+    have been float16 with a gradient scaler.
+    """
+
+    precision = "bf16-mixed"
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+
+    def forward_context(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.device, dtype=torch.bfloat16)
+
+    def convert_output(self, data: Any) -> Any:
+        return apply_to_collection(data, dtype=Tensor, function=_to_float32)
+
+
+def _to_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
 def make_fabric(device: Device, precision: Precision) -> Fabric:
     with warnings.catch_warnings():
         # Fabric remarks on accelerators that are there and not used; `--device` has said which one to use.
         warnings.simplefilter("ignore")
-        return Fabric(accelerator=device, devices=1, precision=precision)
+        plugin = _Bf16(device) if precision == "bf16-mixed" else None
+        return Fabric(accelerator=device, devices=1, plugins=plugin)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from training.config import TrainConfig
+from training.examination import images_an_examination
 from training.families.base import FamilyOptions
 from training.machine import cores, supports_bf16
 from training.trainer import Trainer
@@ -27,6 +28,8 @@ MOST_SECONDS = 5.0
 EXAMINATIONS = 10
 """Examinations a run, fewer where they would take more than `EXAMINATION_SHARE` of the budget."""
 EXAMINATION_SHARE = 0.08
+SCORE_IMAGES = (1000, 500, 250)
+"""Fakes an examination draws; fewer are taken only where time is short."""
 _CHUNK = 4  # lazy regularisation makes every fourth step dearer
 _GAIN = 1.05  # a change of settings must be worth this much, else noise decides
 
@@ -92,6 +95,21 @@ def candidates(config: TrainConfig, settings: Sequence[str]) -> list[FamilyOptio
     return found
 
 
+def _affordable_examinations(config: TrainConfig, measured: float, seconds: float) -> tuple[TrainConfig, int, float]:
+    """How large, how many, and how long each: 1,000 images if ten such are affordable, else fewer images, then fewer.
+
+    `measured` is the time of an examination as `config` has it.
+    """
+    each = measured / images_an_examination(config)
+    for score_images in SCORE_IMAGES:
+        sized = replace(config, score_images=score_images)
+        cost = max(1e-3, each * images_an_examination(sized))
+        count = int(min(EXAMINATIONS, EXAMINATION_SHARE * seconds / cost))
+        if count == EXAMINATIONS:
+            break
+    return sized, max(2, count), cost
+
+
 def fit_to_time(
     config: TrainConfig,
     measure: Callable[[TrainConfig], float],
@@ -109,7 +127,7 @@ def fit_to_time(
     # Settings are tried on the cheapest version, which costs least and says the same.
     cheapest = replace(config, options=versions[-1])
     chosen, rate = fastest_settings(cheapest, measure, fixed_precision=fixed_precision, fixed_threads=fixed_threads)
-    examinations = int(max(2, min(EXAMINATIONS, EXAMINATION_SHARE * seconds / max(examination_seconds, 1e-3))))
+    chosen, examinations, examination_seconds = _affordable_examinations(chosen, examination_seconds, seconds)
     rates = {versions[-1]: rate}
 
     def rate_of(options: FamilyOptions) -> float:

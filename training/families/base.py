@@ -149,8 +149,15 @@ class Family(ABC, Generic[OptionsT]):
     def g_loss(self, critic: nn.Module, batch: Batch) -> Losses:
         """The generator's loss."""
 
+    def widen(self, reals: Tensor, generator: torch.Generator) -> Tensor:
+        """Reals as the generator is meant to learn them, changed on purpose. Default: as they are."""
+        return reals
+
     def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """What the critic sees of `images` while training; the health check for leaks uses it. Default: no change."""
+        """What the critic sees of reals and fakes, which should not show in the samples. Default: as they are.
+
+        The health check for leaks compares samples with `widen(reals)` before and after `augment`.
+        """
         return images
 
     def latent(self, count: int, random: StepRandom, purpose: str) -> Tensor:
