@@ -87,7 +87,7 @@ def read_folder(root: Path) -> Reading:
     bad += [BadFile(where, "is a class folder without images") for label, where in empty.items() if label not in filled]
 
     if not entries:
-        deep = [folder for folder in folders if any(sub.is_dir() for sub in folder.iterdir())]
+        deep = [folder for folder in folders if _has_folders(folder)]
         mend = (
             f"did you mean {shown(str(deep[0]))}?"
             if len(deep) == 1
@@ -110,8 +110,14 @@ def _split_layout(folders: list[Path]) -> list[tuple[int, Path]]:
     layout = [(split, folder) for split, folder in found if split is not None]
     if len(layout) < len(folders) or all(split != TRAIN for split, _ in layout):
         return []
-    with_classes = [any(sub.is_dir() and not ignored(sub.name) for sub in folder.iterdir()) for _, folder in layout]
-    return layout if all(with_classes) else []
+    return layout if all(_has_folders(folder) for _, folder in layout) else []
+
+
+def _has_folders(folder: Path) -> bool:
+    try:
+        return any(sub.is_dir() and not ignored(sub.name) for sub in folder.iterdir())
+    except OSError:
+        return False
 
 
 def _scan(folder: Path, prefix: str, root: str, bad: list[BadFile]) -> tuple[list[Path], list[Path]]:

@@ -5,6 +5,7 @@ Knows nothing of the command line: it returns a `DataReport`, as a dict for prog
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections import Counter
@@ -281,5 +282,6 @@ def _write_sheet(data: DataSet, path: Path) -> Path:
     except OSError as error:
         raise DataError(f"{shown(str(path))} cannot be written ({error.strerror}): choose another place.") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     return path

@@ -26,7 +26,7 @@ import re
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -176,11 +176,14 @@ def _in_cache(sidecar: Path) -> Path:
 
 
 def read_split(sidecar: Path) -> Stored | None:
-    """The stored split, beside the data or else in the cache; None where none has been made.
+    """The stored split, from beside the data and from the cache; None where none has been made.
+
+    Both may be there, if the place became read-only after images had been added: the one beside the data comes first.
 
     Raises:
         DataError: it is there and damaged. It is never silently made anew: a model may have trained on it.
     """
+    found: Stored | None = None
     for place in (sidecar, _in_cache(sidecar)):
         try:
             text = place.read_text(encoding="utf-8")
@@ -188,8 +191,9 @@ def read_split(sidecar: Path) -> Stored | None:
             continue
         except (OSError, UnicodeDecodeError) as error:
             raise _damaged(place, str(error)) from None
-        return _parse(text, place)
-    return None
+        stored = _parse(text, place)
+        found = stored if found is None else replace(found, assigned={**stored.assigned, **found.assigned})
+    return found
 
 
 def _parse(text: str, place: Path) -> Stored:

@@ -6,6 +6,7 @@ Knows nothing of where images come from; marks are passed through to `augmint.im
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from augmint.data.records import SPLITS, ignored, shown
+from augmint.data.records import SPLITS, TEST, TRAIN, ignored, shown
 from augmint.errors import DataError
 from augmint.images import Marks, encode_png, quiet_pillow, synthetic_png
 
@@ -124,7 +125,8 @@ def write_npz(
     except OSError as error:
         raise DataError(f"{shown(str(out))} cannot be written ({error.strerror}): choose another place.") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     return out
 
 
@@ -154,6 +156,10 @@ def write_split_folders(data: DataSet, out: Path) -> Path:
                 stem = f"{first}-{number}"
             taken.add((side, label, stem.casefold()))
             (place / f"{stem}.png").write_bytes(encode_png(pixels_of(picture)))
+        if not (data.split != TRAIN).any():
+            # A train/ folder alone reads as "not split yet".
+            for name in data.class_names:
+                (folder / SPLITS[TEST] / name).mkdir(parents=True)
     return out
 
 
@@ -201,9 +207,8 @@ def folder_names(class_names: Sequence[str]) -> list[str]:
 
 def _tame(name: str) -> str:
     text = unicodedata.normalize("NFC", name)
-    text = "".join("_" if c in '<>:"/\\|?*' or not c.isprintable() else c for c in text).strip().rstrip(".")
-    while len(text.encode("utf-8", "replace")) > 120:
-        text = text[:-1]
+    text = "".join("_" if c in '<>:"/\\|?*' or not c.isprintable() else c for c in text)
+    text = text.encode("utf-8")[:120].decode("utf-8", "ignore").strip().rstrip(". ")
     if not text or ignored(text) or _RESERVED.fullmatch(text):
         text = f"_{text}"
     return text
