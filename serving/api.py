@@ -20,6 +20,7 @@ import gc
 import hashlib
 import json
 import logging
+import os
 import re
 import secrets
 import time
@@ -216,6 +217,8 @@ class Api:
         gc.freeze()
         self._ready = True
         self._metrics.ready(True)
+        if worker in (None, 1):
+            log.info("ready%s", f" at {url}" if (url := os.environ.get("AUGMINT_URL")) else "")
 
     def begin_draining(self) -> None:
         """Not ready from now on, and no new requests; those admitted are finished."""

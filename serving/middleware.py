@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from types import FrameType
@@ -11,7 +12,7 @@ from typing import Any, Final
 
 from serving.api import Api, Receive, Scope, Send
 
-__all__ = ["ApiMiddleware", "drain_on_signal", "log_to_stderr"]
+__all__ = ["ApiMiddleware", "drain_on_signal", "log_to_stderr", "quiet_bentoml"]
 
 log = logging.getLogger("augmint")
 
@@ -65,3 +66,9 @@ def log_to_stderr() -> None:
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+def quiet_bentoml() -> None:
+    """Under `augmint serve`, leave BentoML's account of its own steps out; plain `bentoml serve` keeps it."""
+    if "AUGMINT_URL" in os.environ:
+        logging.getLogger("bentoml").setLevel(logging.WARNING)

@@ -9,6 +9,7 @@ answer, and its metrics are labelled with raw paths. See docs/decisions/0005-own
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import bentoml
 from bentoml import server_context
@@ -16,14 +17,17 @@ from bentoml import server_context
 from augmint.errors import AugmintError
 from serving.api import Api
 from serving.bundles import check_bundles
-from serving.middleware import ApiMiddleware, drain_on_signal, log_to_stderr
+from serving.middleware import ApiMiddleware, drain_on_signal, log_to_stderr, quiet_bentoml
 from serving.settings import Settings
 
 try:
     SETTINGS = Settings.from_environment()
+    # Now, while the working directory is BentoML's --working-dir or the Bento's own: it may change later.
+    SETTINGS = replace(SETTINGS, bundles=tuple(path.absolute() for path in SETTINGS.bundles))
 except AugmintError as error:
     sys.exit(f"augmint: {error}")
 API = Api(SETTINGS)
+quiet_bentoml()
 
 
 @bentoml.service(
