@@ -1,0 +1,181 @@
+"""What a bundle says of its own quality: fidelity and diversity against the test split, which nothing else has used.
+
+The validation split chose the checkpoint, so figures against it would flatter. Everything here is of fixed length and
+seed, not fitted to a time: the same run gives the same figures on the same machine, hence the same bundle.
+This module knows no verdict: whether the images help a classifier takes minutes, and is `evaluation/utility.py`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from augmint.bundle import Metric
+from augmint.data import DataSet, load_data
+from augmint.errors import AugmintError
+from augmint.images import Resize
+from evaluation.classifier import Classifier, train_classifier
+from evaluation.fidelity import FidelityReport, FidelityRow, measure
+from evaluation.label_fidelity import train_judge
+from evaluation.pixels import PixelPCA
+from training.config import TrainConfig
+from training.machine import torch_settings
+
+__all__ = ["MEASURES", "measured", "training_data"]
+
+MEASURES: Final = ("precision", "recall", "density", "coverage", "kernel_distance", "label_fidelity")
+_METHODS: Final = {
+    "precision": "improved precision (Kynkäänniemi et al. 2019)",
+    "recall": "improved recall (Kynkäänniemi et al. 2019)",
+    "density": "density (Naeem et al. 2020)",
+    "coverage": "coverage (Naeem et al. 2020)",
+    "kernel_distance": "kernel distance, MMD² with a cubic kernel (Bińkowski et al. 2018)",
+    "label_fidelity": "share of generated images that the judge takes for their class",
+}
+_STEPS: Final = 300  # of each classifier: 0.97 on digits, about 3 seconds
+_SMALLEST: Final = 8  # pixels a side that the classifier takes
+_ENOUGH_TO_JUDGE: Final = 10  # held-out real images of the rarest class from which on a judge is trained on them
+_MOST_ROWS: Final = 200  # classes that get rows of their own
+_SEED: Final = 0xE71DE  # of the images measured; not that of the sample sheet
+
+Render = Callable[[NDArray[np.int64], NDArray[np.uint64], NDArray[np.uint64]], NDArray[np.uint8]]
+
+
+def training_data(config: TrainConfig) -> tuple[DataSet | None, str]:
+    """The data set a run was trained on, or None and a sentence why not (gone, unreadable, or no longer the same)."""
+    try:
+        data = load_data(config.data, skip_bad=config.skip_bad)
+    except AugmintError as error:
+        return None, f"The training data could not be read again at export ({error})"
+    if data.fingerprint != config.data_fingerprint:
+        return None, "The training data have changed since training"
+    return data, ""
+
+
+def measured(config: TrainConfig, data: DataSet, render: Render) -> tuple[tuple[Metric, ...], tuple[str, ...]]:
+    """Metrics against the test split, and warnings in words.
+
+    Args:
+        config: of the run; says the image shape and whether the generator takes labels.
+        data: the run's own.
+        render: labels int64, seeds and indices uint64 -> images uint8 [N, H, W, C] of the exported graph.
+    """
+    resize: Resize = config.resize  # type: ignore[assignment]  # checked when the run was made
+    shape = config.image_shape
+    parts = {split: data.images(split, shape=shape, resize=resize) for split in ("train", "validation", "test")}
+    reals, real_labels = parts["test"]
+    if len(reals) < 2:
+        return (), ("Nothing was measured at export: the test split has fewer than 2 images.",)
+
+    names = config.class_names
+    num_classes = config.num_classes
+    per_class = max(_affordable(shape) // max(num_classes, 1), 10)
+    labels = np.repeat(np.arange(max(num_classes, 1)), per_class)
+    indices = np.tile(np.arange(per_class, dtype=np.uint64), max(num_classes, 1))
+    fakes = render(labels, np.full(len(labels), _SEED, dtype=np.uint64), indices)
+
+    with torch_settings(device="cpu", threads=1):
+        train, train_labels = parts["train"]
+        features: Classifier | PixelPCA
+        judge: Classifier | None = None
+        if len(np.unique(train_labels)) < 2 or min(shape[:2]) < _SMALLEST:
+            features = PixelPCA.fit(train)
+        else:
+            # Another seed than the classifier that chose the checkpoint, which would flatter its choice.
+            features = train_classifier(
+                train, train_labels, len(names), seed=101, steps=_STEPS, augment="affine", sampler="balanced"
+            )
+            features.name = "features of a small CNN trained on the train split"
+        judge_note = None
+        if num_classes and isinstance(features, Classifier):
+            judge, judge_note = _judge(parts, len(names), features)
+        report = measure(
+            fakes,
+            labels if num_classes else None,
+            reals,
+            real_labels if num_classes else None,
+            names,
+            features=features,
+            judge=judge,
+        )
+    return _metrics(report, len(fakes), len(reals), judge_note), _warnings(report, len(names) if num_classes else 1)
+
+
+def _affordable(shape: tuple[int, int, int]) -> int:
+    """Images to measure in a few seconds: 2,000 up to 32 px, 500 from 64 px on."""
+    return int(np.clip(2000 * 1024 / (shape[0] * shape[1]), 500, 2000))
+
+
+def _judge(
+    parts: dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]], num_classes: int, features: Classifier
+) -> tuple[Classifier, str]:
+    """A classifier that the generator's own training images did not make, where there are enough others."""
+    images = np.concatenate([parts["validation"][0], parts["test"][0]])
+    labels = np.concatenate([parts["validation"][1], parts["test"][1]])
+    if np.bincount(labels, minlength=num_classes).min() < _ENOUGH_TO_JUDGE:
+        accuracy = float((features.predict(parts["test"][0]) == parts["test"][1]).mean())
+        return features, f"judge: a small CNN trained on the train split, right on {accuracy:.3f} of the test images"
+    judge = train_judge(images, labels, num_classes, seed=102, steps=_STEPS)
+    some = np.linspace(0, len(parts["train"][0]) - 1, min(len(parts["train"][0]), 2000)).astype(np.int64)
+    predicted = judge.predict(parts["train"][0][some])
+    # By class, so that a common class does not speak for a rare one.
+    right = [float((predicted[parts["train"][1][some] == c] == c).mean()) for c in np.unique(parts["train"][1][some])]
+    return judge, f"judge: {judge.name}, right on {np.mean(right):.3f} of the train images (mean over classes)"
+
+
+def _metrics(report: FidelityReport, n_fake: int, n_real: int, judge_note: str | None) -> tuple[Metric, ...]:
+    several = len(report.rows) > 1
+    mean = report.mean()
+    where = f"in {report.extractor}, against the test split"
+    metrics = []
+    for name in MEASURES:
+        method = _METHODS[name] + (f"; {judge_note}" if name == "label_fidelity" and judge_note else f", {where}")
+        if name == "label_fidelity" and report.judge is None:
+            continue
+        missing = sorted({row.reasons[name] for row in report.rows if name in row.reasons})
+        metrics.append(
+            Metric(
+                name=name,
+                value=_rounded(mean[name]),
+                n=n_fake if name == "label_fidelity" else n_fake + n_real,
+                method=("mean over classes: " if several else "") + method,
+                note="; ".join(missing)[:400] or None,
+            )
+        )
+        if several:
+            metrics += [_of_class(row, name) for row in report.rows[:_MOST_ROWS]]
+    return tuple(metrics)
+
+
+def _of_class(row: FidelityRow, name: str) -> Metric:
+    n = {"kernel_distance": row.n_fake + row.n_real, "label_fidelity": row.n_fake}.get(name, 2 * row.n)
+    reason = row.reasons.get(name)
+    return Metric(
+        name=name,
+        value=_rounded(getattr(row, name)),
+        n=n,
+        method="as overall",
+        label=row.name,
+        note=reason[:400] if reason else None,
+    )
+
+
+def _warnings(report: FidelityReport, classes: int) -> tuple[str, ...]:
+    warnings = []
+    thin = [row.name for row in report.rows if row.n_real < 20]
+    if thin:
+        shown = ", ".join(thin[:10]) + (", …" if len(thin) > 10 else "")
+        of = f" of {shown}" if classes > 1 else ""
+        warnings.append(f"Fewer than 20 test images{of}: the figures there are rough.")
+    wrong = [r.name for r in report.rows if r.label_fidelity is not None and r.label_fidelity < 0.8]
+    if wrong:
+        shown = ", ".join(wrong[:10]) + (", …" if len(wrong) > 10 else "")
+        warnings.append(f"More than a fifth of the images of {shown} were not taken for their class.")
+    return tuple(warnings)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
