@@ -44,4 +44,4 @@ def digits() -> Digits:
 
 @pytest.fixture(scope="session")
 def selection(digits: Digits) -> SelectionScore:
-    return SelectionScore.fit(*digits.train, NAMES, *digits.validation, seed=0, steps=400)
+    return SelectionScore.fit(*digits.train, NAMES, *digits.validation, seed=0, steps=300)
