@@ -363,7 +363,9 @@ def _read(spec: str | Path) -> tuple[Reading, str]:
     if folder:
         table = path / "metadata.csv"
         if has_labels(table):
-            return read_table(table, sidecar=path / SIDECAR, name=shown(absolute.resolve().name)), str(absolute)
+            return read_table(table, sidecar=path / SIDECAR, name=shown(absolute.resolve().name) or "data"), str(
+                absolute
+            )
         return read_folder(path), str(absolute)
     sidecar = path.with_name(f"{path.name}.{SIDECAR}")
     suffix = path.suffix.lower()

@@ -33,7 +33,7 @@ SIDECAR = "augmint-split.json"
 
 def read_folder(root: Path) -> Reading:
     """List the images of a folder; nothing is opened yet."""
-    name = shown(root.resolve().name)
+    name = shown(root.resolve().name) or "data"
     bad: list[BadFile] = []
     real = os.path.realpath(root)
     folders, files = _scan(root, "", real, bad)

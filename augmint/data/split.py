@@ -189,7 +189,11 @@ def read_split(sidecar: Path) -> Stored | None:
             text = place.read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
             continue
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise DataError(
+                f"the stored split {shown(str(place))} cannot be read ({error.strerror}): check its permissions."
+            ) from None
+        except UnicodeDecodeError as error:
             raise _damaged(place, str(error)) from None
         stored = _parse(text, place)
         found = stored if found is None else replace(found, assigned={**stored.assigned, **found.assigned})

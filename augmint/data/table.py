@@ -2,7 +2,7 @@
 
 Columns, by the first of these names that occurs: `file_name`, `path`, `image` or `filename`; `label`, `class` or
 `category`; and, if the split is given, `split`. Other columns are not read. Paths are relative to the CSV's folder and
-may not leave it. UTF-8; comma, semicolon or tab.
+may not leave it. UTF-8; comma, semicolon or tab. Where no row has a label, all images are taken as one class.
 """
 
 from __future__ import annotations
@@ -57,10 +57,13 @@ def read_table(path: Path, *, sidecar: Path, name: str) -> Reading:
 
     root = os.path.realpath(path.parent)
     reading = Reading(name, [], sidecar=sidecar)
+    labelled = any(label_column < len(row) and row[label_column].strip() for _, row in table[1:])
+    if not labelled:
+        reading.notes.append(f"no row of {shown(path.name)} has a label: all its images are taken as one class.")
     listed: set[str] = set()
     for line, row in table[1:]:
         cells = [row[i].strip() if i < len(row) else "" for i in (file_column, label_column)]
-        file_name, label = cells[0], unicodedata.normalize("NFC", cells[1])
+        file_name, label = cells[0], unicodedata.normalize("NFC", cells[1]) if labelled else name
         at = f"{shown(path.name)} line {line}"
         if not file_name or not label:
             reading.bad.append(BadFile(at, f"has no {'file name' if not file_name else 'label'}"))

@@ -165,6 +165,14 @@ def test_metadata_of_captions_only_does_not_hide_class_folders(tmp_path: Path) -
     assert load_data(tmp_path).class_names == ("a", "b")
 
 
+def test_a_table_without_any_label_is_one_class(tmp_path: Path) -> None:
+    # As an unconditional bundle's zip has it.
+    table(tmp_path / "set", "file_name,label", ["img/0.png,", "img/1.png,"], images=2)
+    data = load_data(tmp_path / "set")
+    assert data.counts() == {"set": 2}
+    assert any("one class" in note for note in data.notes)
+
+
 def test_quoted_cells_and_absolute_paths_inside(tmp_path: Path) -> None:
     save(tmp_path / "a,b.png", noise(0))
     with (tmp_path / "list.csv").open("w", newline="") as file:
