@@ -1,0 +1,1 @@
+"""Worked examples that are part of the product: the demo."""
