@@ -1,0 +1,25 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+__all__ = ["BundleName", "Device", "Json", "Offset", "Seed", "Token", "Truncation"]
+
+Seed = Annotated[
+    int | None,
+    typer.Option(help="0 to 2^64 - 1; one is picked and printed if left out.", min=0, max=2**64 - 1, metavar="N"),
+]
+Offset = Annotated[
+    int, typer.Option(help="Index of the first image of each label: 200 for 200 more.", min=0, metavar="N")
+]
+Truncation = Annotated[float, typer.Option(help="In (0, 1]: less is more typical and less varied.", metavar="SHARE")]
+BundleName = Annotated[str | None, typer.Option(help="Which bundle, where the service has several.", metavar="NAME")]
+Device = Annotated[str, typer.Option(envvar="AUGMINT_DEVICE", help="auto, cpu, cuda or cuda:N.", metavar="DEVICE")]
+Token = Annotated[
+    str | None,
+    typer.Option(envvar="AUGMINT_TOKEN", help="Sent to the service as a bearer token.", metavar="TOKEN"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

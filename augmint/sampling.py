@@ -1,0 +1,256 @@
+"""Samples to disk: a folder of marked PNGs with a table, an npz, or a sheet to look at.
+
+A folder is written as the images arrive, so memory stays flat; what was delivered before a source gave up is kept, and
+said. This module does not know near sources from far ones.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from augmint.archive import pack
+from augmint.data.writing import folder_names, new_folder
+from augmint.errors import DataError, ServiceError, ShortfallError
+from augmint.images import encode_png, synthetic_png, synthetic_text
+from augmint.samples import BundleInfo, Counts, Reproducibility, Samples, Source
+from augmint.sheets import contact_sheet
+
+__all__ = ["Form", "Written", "check_out", "form_of", "write_samples"]
+
+Form = Literal["folder", "npz", "png", "stdout"]
+Progress = Callable[[int, int], None]
+
+_CHUNK: Final = 256
+_UNCONDITIONAL: Final = "images"  # the folder of images that have no label
+_SHEET_ROWS: Final = 64  # of 16 images, for each class
+COLUMNS: Final = ("file_name", "label", "synthetic", "seed", "index", "truncation", "bundle")
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written.
+
+    `requested` and `delivered` are images by label ("" for an unconditional bundle); `seed`, `bundle` (its digest),
+    `reproducibility`, `offset` and `truncation` are the rest of the images' addresses.
+    """
+
+    out: str
+    form: Form
+    requested: dict[str, int]
+    delivered: dict[str, int]
+    seed: int
+    offset: int
+    truncation: float
+    bundle: str
+    bundle_name: str
+    reproducibility: Reproducibility
+    problem: str = ""
+
+    def raise_for_shortfall(self) -> None:
+        """Raises ShortfallError if fewer images were delivered than requested."""
+        wanted, got = sum(self.requested.values()), sum(self.delivered.values())
+        if got < wanted:
+            because = f" ({self.problem.rstrip('.')})" if self.problem else ""
+            raise ShortfallError(
+                f"{got:,} of {wanted:,} images were delivered{because}: they are in {self.out}; ask for the rest with "
+                f"seed {self.seed} and a higher offset.",
+                requested=wanted,
+                delivered=got,
+            )
+
+
+def form_of(out: str) -> Form:
+    """What `out` asks for, by its ending: "-" is an npz on stdout, other names without .npz or .png are a folder."""
+    if out == "-":
+        return "stdout"
+    suffix = Path(out).suffix.lower()
+    return "npz" if suffix == ".npz" else "png" if suffix == ".png" else "folder"
+
+
+def check_out(out: str, form: Form) -> None:
+    """Refuse a place that is taken, before any work is done.
+
+    Raises:
+        DataError: there is something.
+    """
+    path = Path(out)
+    if form == "stdout":
+        return
+    taken = path.exists() or path.is_symlink()
+    if form == "folder" and path.is_dir() and not path.is_symlink():
+        taken = any(path.iterdir())
+    if taken:
+        what = "is not empty" if path.is_dir() else "is there already"
+        raise DataError(f"{out} {what}: choose another --out, or remove it.", code="data.exists")
+
+
+def write_samples(
+    source: Source,
+    counts: Counts,
+    out: str,
+    *,
+    seed: int | None = None,
+    offset: int = 0,
+    truncation: float = 1.0,
+    progress: Progress | None = None,
+) -> Written:
+    """Generate and write, whole or not at all; fewer images than asked for are written all the same.
+
+    Args:
+        source: a Generator or a Client.
+        counts: {"label": n}, or n for an unconditional bundle.
+        out: a new or empty folder: a folder per class of PNGs with their addresses and the IPTC mark, and metadata.csv;
+            a new .npz (see `augmint.archive`); a new .png: a sheet of the images, or the image itself if it is one;
+            "-": the npz on stdout.
+        seed, offset, truncation: see `Source.generate`.
+        progress: called with (images so far, images asked for).
+
+    Raises:
+        DataError: `out` is in use, or cannot be written.
+        ServiceError: the service could not answer before a single image had arrived.
+        Whatever `source.stream` refuses.
+    """
+    form = form_of(out)
+    check_out(out, form)
+    delivery = _Delivery(source, counts, seed=seed, offset=offset, truncation=truncation, progress=progress)
+    if form == "folder":
+        _write_folder(delivery, Path(out))
+    else:
+        samples = Samples.concatenate(list(delivery))
+        if form == "stdout":
+            sys.stdout.buffer.write(_npz(samples))
+            sys.stdout.buffer.flush()
+        else:
+            data = _npz(samples) if form == "npz" else _png(samples)
+            with _new_file(Path(out)) as file:
+                file.write(data)
+    return delivery.written(out, form)
+
+
+class _Delivery:
+    """The chunks of a request, and in the end the account of it. A source that gives up midway just ends it."""
+
+    def __init__(
+        self,
+        source: Source,
+        counts: Counts,
+        *,
+        seed: int | None,
+        offset: int,
+        truncation: float,
+        progress: Progress | None,
+    ) -> None:
+        self.info: BundleInfo = source.info()
+        self.requested = {"": counts} if isinstance(counts, int) else dict(counts)
+        self.delivered = dict.fromkeys(self.requested, 0)
+        self.offset, self.truncation, self.problem = offset, truncation, ""
+        self.first: Samples | None = None
+        self._progress = progress
+        # Now, so that a wrong request is refused before anything is made.
+        self._stream = source.stream(counts, seed=seed, offset=offset, truncation=truncation, chunk=_CHUNK)
+
+    def __iter__(self) -> Iterator[Samples]:
+        total = sum(self.requested.values())
+        try:
+            for part in self._stream:
+                self.first = self.first or part
+                for label, n in part.delivered.items():
+                    self.delivered[label] += n
+                yield part
+                if self._progress is not None:
+                    self._progress(sum(self.delivered.values()), total)
+        except (ServiceError, ShortfallError) as error:
+            if self.first is None:
+                raise
+            self.problem = str(error)
+
+    def written(self, out: str, form: Form) -> Written:
+        assert self.first is not None, "a stream that ends without an error has images"
+        return Written(
+            out=out,
+            form=form,
+            requested=self.requested,
+            delivered=self.delivered,
+            seed=int(self.first.seeds[0]),
+            offset=self.offset,
+            truncation=self.truncation,
+            bundle=self.first.bundle,
+            bundle_name=self.info.name,
+            reproducibility=self.first.reproducibility,
+            problem=self.problem,
+        )
+
+
+def _write_folder(delivery: _Delivery, out: Path) -> None:
+    folders = folder_names(delivery.info.class_names or (_UNCONDITIONAL,))
+    with new_folder(out) as folder:
+        table = io.StringIO(newline="")
+        rows = csv.writer(table, lineterminator="\n")
+        rows.writerow(COLUMNS)
+        for part in delivery:
+            for row, label in enumerate(part.label_names):
+                seed, index = int(part.seeds[row]), int(part.indices[row])
+                name = f"{folders[part.labels[row]]}/{seed}-{index}.png"
+                image = synthetic_png(
+                    part.images[row],
+                    bundle=part.bundle,
+                    label=label,
+                    seed=seed,
+                    index=index,
+                    truncation=part.truncation,
+                )
+                (folder / name).parent.mkdir(exist_ok=True)
+                (folder / name).write_bytes(image)
+                rows.writerow((name, label, "true", seed, index, part.truncation, part.bundle))
+        (folder / "metadata.csv").write_text(table.getvalue(), encoding="utf-8", newline="")
+
+
+def _npz(samples: Samples) -> bytes:
+    return pack(samples.images, samples.labels, samples.class_names, samples.seeds, samples.indices, compress=True)
+
+
+def _png(samples: Samples) -> bytes:
+    address: dict[str, Any] = {
+        "bundle": samples.bundle,
+        "seed": int(samples.seeds[0]),
+        "index": int(samples.indices[0]),
+        "truncation": samples.truncation,
+    }
+    if len(samples) == 1:
+        return synthetic_png(samples.images[0], label=samples.label_names[0], **address)
+    # Only the classes that are in it; `contact_sheet` would keep a row for each.
+    shown = sorted(set(samples.labels.tolist()))
+    names = [samples.class_names[label] for label in shown] if samples.class_names else []
+    labels = np.searchsorted(shown, samples.labels)
+    sheet = contact_sheet(samples.images, labels, names, per_class=16 * _SHEET_ROWS, columns=16)
+    text = synthetic_text(label=", ".join(names), **address)
+    text.pop("augmint")  # a sheet is synthetic as a whole, but it is not the image of one address
+    return encode_png(np.asarray(sheet), text)
+
+
+@contextmanager
+def _new_file(out: Path) -> Iterator[Any]:
+    """A temporary file beside `out` that becomes `out` if the block ends well, and vanishes otherwise."""
+    temporary = out.with_name(f".{out.name}.{secrets.token_hex(6)}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            yield file
+        os.replace(temporary, out)
+    except OSError as error:
+        raise DataError(
+            f"{out} cannot be written ({error.strerror or error}): choose another place.", code="data.unwritable"
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
