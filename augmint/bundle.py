@@ -21,7 +21,9 @@ This module knows neither torch nor onnxruntime, and imports onnx only to look a
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -33,7 +35,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NoReturn, Self
 
 import numpy as np
-from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
@@ -70,7 +71,10 @@ METADATA_KEY: Final = "augmint"
 
 MAX_MANIFEST_BYTES: Final = 4 << 20
 MAX_FILE_BYTES: Final = 2 << 30  # protobuf's own limit for one message
+MAX_SIDE_BYTES: Final = 64 << 20  # of a file that is no graph: the sheet, the card, the golden samples
 MAX_FILES: Final = 32
+# Of one tensor at batch 1: 4096 x 4096 with 16 channels. More can only be meant to exhaust somebody's memory.
+MAX_ELEMENTS: Final = 1 << 28
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 # A generator is plain arithmetic. Other domains mean custom or contributed operators, whose code we have not seen.
@@ -86,6 +90,8 @@ _RANDOM_OPS: Final = frozenset(
         "Dropout",
     }
 )
+# Loops may never end, and no generator here has a branch.
+_CONTROL_FLOW: Final = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 
 # ------------------------------------------------------------------------------------------------- the manifest
@@ -239,6 +245,8 @@ class Description(_Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         names = self.class_names
+        if self.sampling.table_sha256 != TABLE_SHA256:
+            raise ValueError("sampling.table_sha256 is not the table of this augmint: its latents would be others")
         if len(set(names)) != len(names):
             raise ValueError("class_names holds a name twice")
         if any(label not in names for label in self.data.class_counts) and names:
@@ -344,7 +352,9 @@ def read_bundle(path: str | os.PathLike[str]) -> BundleFiles:
 
     content: dict[str, bytes] = {}
     for name, entry in manifest.files.items():
-        data = _read_regular(root / name, limit=MAX_FILE_BYTES, expected=entry.bytes)
+        graph = name == manifest.generator.file or (manifest.critic is not None and name == manifest.critic.file)
+        limit = MAX_FILE_BYTES if graph else MAX_SIDE_BYTES
+        data = _read_regular(root / name, limit=limit, expected=entry.bytes)
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             _refuse(
                 "digest-mismatch",
@@ -367,13 +377,21 @@ def _refuse(code: str, path: Path, problem: str) -> NoReturn:
 
 def _list_files(root: Path) -> set[str]:
     try:
-        entries = list(os.scandir(root))
+        with os.scandir(root) as found:
+            entries = list(itertools.islice(found, MAX_FILES + 2))
     except FileNotFoundError:
         _refuse("missing", root, "does not exist: give the directory that `augmint export` wrote")
     except NotADirectoryError:
         _refuse("not-a-directory", root, "is a file: give the directory that `augmint export` wrote")
     except OSError as error:
         _refuse("unreadable", root, f"cannot be read ({error.strerror}): check its permissions")
+    names = {entry.name for entry in entries}
+    if MANIFEST not in names and len(entries) <= MAX_FILES + 1:
+        _refuse(
+            "no-manifest",
+            root,
+            "has no manifest.json, so it is not a complete bundle: export it again (or name a bundle, not a run)",
+        )
     for entry in entries:
         if not _NAME.fullmatch(entry.name):
             _refuse("bad-name", root / repr(entry.name), "has a name that no bundle file has: remove it")
@@ -381,13 +399,8 @@ def _list_files(root: Path) -> set[str]:
             _refuse("symlink", root / entry.name, "is a symbolic link: put the file itself there")
         if not entry.is_file(follow_symlinks=False):
             _refuse("not-regular", root / entry.name, "is not a regular file: remove it")
-    names = {entry.name for entry in entries}
-    if MANIFEST not in names:
-        _refuse(
-            "no-manifest",
-            root,
-            "has no manifest.json, so it is not a complete bundle: export it again (or name a bundle, not a run)",
-        )
+    if len(entries) > MAX_FILES + 1:
+        _refuse("too-many-files", root, f"holds more than {MAX_FILES + 1} files, which no bundle does")
     return names
 
 
@@ -427,8 +440,14 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
     def constant(name: str) -> NoReturn:
         _refuse("manifest-not-finite", path, f"holds {name}, which is not JSON: export the bundle again")
 
+    def number(text: str) -> float:
+        value = float(text)
+        return value if math.isfinite(value) else constant(text[:40])
+
     try:
-        document = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
+        document = json.loads(
+            data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant, parse_float=number
+        )
     except (ValueError, RecursionError) as error:
         where = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         _refuse("manifest-not-json", path, f"is not valid JSON{where}: export the bundle again")
@@ -491,6 +510,7 @@ def check_graph(data: bytes, path: Path, *, expect: dict[str, JsonValue] | None)
         _refuse("local-function", path, "defines functions of its own: export the bundle again")
     if model.training_info:
         _refuse("training-info", path, "carries training graphs: export the bundle again")
+    flow = ""
     for graph in _graphs(model.graph):
         for node in graph.node:
             if node.domain not in _ALLOWED_DOMAINS:
@@ -505,14 +525,19 @@ def check_graph(data: bytes, path: Path, *, expect: dict[str, JsonValue] | None)
                     path,
                     f"draws random numbers ({node.op_type}): samples would not be reproducible",
                 )
+            if node.op_type in _CONTROL_FLOW:
+                flow = flow or node.op_type
         for tensor in _tensors(graph):
             if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
                 _refuse("external-data", path, "keeps weights in another file: export the bundle again")
+    if flow:
+        _refuse("control-flow", path, f"has branches or loops ({flow}), which a generator does without")
+    _check_sizes(model, path)
     if expect is not None:
         mirrored = {entry.key: entry.value for entry in model.metadata_props}.get(METADATA_KEY, "null")
         try:
             same = json.loads(mirrored) == expect
-        except ValueError:
+        except (ValueError, RecursionError):
             same = False
         if not same:
             _refuse(
@@ -550,20 +575,46 @@ def _tensors(graph: Any) -> Iterator[Any]:
                 yield sparse.indices
 
 
-def _read_npy(data: bytes, expected: tuple[int, ...], path: Path) -> NDArray[np.uint8]:
-    """Parse an npy file of known shape and type without ever allocating what its header claims."""
-    import io
+def _check_sizes(model: Any, path: Path) -> None:
+    """Refuse a graph with a tensor that is known beforehand to be enormous: ConstantOfShape is a bomb of 20 bytes."""
+    import onnx
 
-    stream = io.BytesIO(data)
+    small = onnx.ModelProto()
+    small.CopyFrom(model)
+    for tensor in small.graph.initializer:
+        if math.prod(tensor.dims) > 1024:  # only shapes matter here, and those are short
+            for kind in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
+                tensor.ClearField(kind)
     try:
-        version = npy_format.read_magic(stream)
-        reader = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-        shape, fortran, dtype = reader(stream)
-    except (ValueError, EOFError, SyntaxError):
-        _refuse("golden-file", path, "is not a readable npy file: export the bundle again")
-    body = data[stream.tell() :]
-    if shape != expected or fortran or dtype != np.uint8 or len(body) != int(np.prod(expected)):
-        _refuse("golden-file", path, f"must hold uint8 {list(expected)}: export the bundle again")
+        inferred = onnx.shape_inference.infer_shapes(small, data_prop=True)
+    except Exception:  # InferenceError and others without a common base: a graph that the session will refuse
+        inferred = small
+    for value in (*inferred.graph.value_info, *inferred.graph.output):
+        elements = math.prod(max(dim.dim_value, 1) for dim in value.type.tensor_type.shape.dim)
+        if elements > MAX_ELEMENTS:
+            _refuse(
+                "allocation", path, f"computes a tensor of {elements:,} elements ({value.name[:60]!r}) for one image"
+            )
+
+
+_NPY_HEADER = re.compile(
+    rb"\{'descr': '\|u1', 'fortran_order': False, 'shape': \(([0-9]{1,10}(?:, [0-9]{1,10})*),?\), \} *\n"
+)
+
+
+def _read_npy(data: bytes, expected: tuple[int, ...], path: Path) -> NDArray[np.uint8]:
+    """Parse an npy file of known shape and type, version 1.0, as `numpy.save` writes it.
+
+    By hand, because numpy's reader evaluates the header as a Python literal and allocates what it claims.
+    """
+    body = b""
+    if data[:8] == b"\x93NUMPY\x01\x00" and len(data) >= 10:
+        start = 10 + int.from_bytes(data[8:10], "little")
+        header = _NPY_HEADER.fullmatch(data[10:start])
+        if header and tuple(int(n) for n in header[1].split(b",")) == expected:
+            body = data[start:]
+    if len(body) != math.prod(expected):
+        _refuse("golden-file", path, f"is not an npy file of uint8 {list(expected)}: export the bundle again")
     return np.frombuffer(body, dtype=np.uint8).reshape(expected)
 
 

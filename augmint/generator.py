@@ -222,7 +222,7 @@ class Generator:
                 code="bundle.run",
             ) from error
         expected = self.files.golden_images()
-        if np.array_equal(images, expected):
+        if np.array_equal(images, expected) and self._alike_alone(images):
             return "exact"
         worst = int(np.abs(images.astype(np.int16) - expected).max())
         if worst > manifest.sampling.tolerance:
@@ -232,6 +232,19 @@ class Generator:
                 code="bundle.golden-mismatch",
             )
         return "tolerance"
+
+    def _alike_alone(self, images: NDArray[np.uint8]) -> bool:
+        """Whether the first golden samples come out the same one by one: "exact" is a promise about every batch size.
+
+        Half precision never promises it: which kernels a batch gets depends on its size.
+        """
+        if self.manifest.generator.precision != "fp32":
+            return False
+        names = self.class_names or ("",)
+        return all(
+            np.array_equal(self.render([names.index(row.label)], [row.seed], [row.index], row.truncation)[0], images[i])
+            for i, row in enumerate(self.manifest.golden[:8])
+        )
 
     def _current_session(self) -> Any:
         # A forked child inherits the session's memory but not its threads: a run there would wait for ever.

@@ -254,7 +254,9 @@ def _check_destination(out: Path, force: bool) -> None:
         )
     # --force replaces bundles; it is no licence to delete somebody's pictures.
     if not (out / MANIFEST).is_file():
-        raise ExportError(f"{out} is no bundle, so --force will not replace it: choose another --out.", code="export.exists")
+        raise ExportError(
+            f"{out} is no bundle, so --force will not replace it: choose another --out.", code="export.exists"
+        )
 
 
 def _state(request: ExportRequest) -> tuple[int, int] | None:
@@ -274,9 +276,7 @@ def _subject(networks: Networks, model: bytes) -> Subject:
     return Subject(model, networks.generator, config.options.latent_dim, config.image_shape, config.num_classes)
 
 
-def _gate_generator(
-    subject: Subject, networks: Networks, precision: Precision, description: Description
-) -> Evidence:
+def _gate_generator(subject: Subject, networks: Networks, precision: Precision, description: Description) -> Evidence:
     """Run the gates on the generator; what they measured is evidence."""
     gates.folded(subject.model)
     gates.same_signature(subject.model, description.generator.inputs, description.generator.outputs)
@@ -355,9 +355,7 @@ def _description(
     return description, {}
 
 
-def _graph(
-    file: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], precision: Precision
-) -> Graph:
+def _graph(file: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], precision: Precision) -> Graph:
     return Graph(
         file=file,
         inputs=inputs,

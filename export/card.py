@@ -57,8 +57,7 @@ def _opening(d: Description) -> str:
     return (
         f"# {_text(d.identity.name)}\n\n"
         f"A generator of synthetic {what}{by}, trained on {trained:,} images of {_text(d.data.name)} with augmint's "
-        f"`{d.architecture.family}` family. Everything it makes is synthetic, and is meant to be told apart from real "
-        "images by whoever uses it."
+        f"`{d.architecture.family}` family. Everything it makes is synthetic."
     )
 
 
@@ -115,13 +114,18 @@ def _data(d: Description) -> str:
     lines = [
         "## Data",
         "",
-        f"{_text(d.data.name)}: {split} images. Only the train images were trained on, the validation images chose the "
-        "checkpoint, and the test images were used for the figures below and for nothing else.",
+        f"{_text(d.data.name)}: {split} images. "
+        + (
+            "The test images had no part in training or in choosing the checkpoint: they were used for the figures "
+            "below and for nothing else."
+            if d.evidence.metrics
+            else "Only the train images were trained on."
+        ),
     ]
     if d.data.class_counts:
         per_class = _by_label(d.evidence.metrics)
         columns = [name for name in dict.fromkeys(m.name for m in d.evidence.metrics if m.label is not None)]
-        lines += ["", "| class | train images | " + "".join(f"{_text(name)} | " for name in columns)]
+        lines += ["", "| class | train images |" + "".join(f" {_words(name)} |" for name in columns)]
         lines += ["|---|---:|" + "---:|" * len(columns)]
         for label, n in list(d.data.class_counts.items())[:_ROWS]:
             figures = "".join(f" {_figure(per_class.get((label, name)))} |" for name in columns)
@@ -140,9 +144,7 @@ def _evidence(d: Description) -> str:
         lines += ["| measure | value | n | how |", "|---|---:|---:|---|"]
         for metric in overall:
             note = f" ({_text(metric.note)})" if metric.note else ""
-            lines.append(
-                f"| {_text(metric.name)} | {_figure(metric)} | {metric.n:,} | {_text(metric.method)}{note} |"
-            )
+            lines.append(f"| {_words(metric.name)} | {_figure(metric)} | {metric.n:,} | {_text(metric.method)}{note} |")
         lines += [""]
     parity, invariance = d.evidence.parity, d.evidence.batch_invariance
     if parity is not None:
@@ -216,7 +218,11 @@ def _list(numbers: Sequence[int]) -> str:
 def _text(value: str) -> str:
     """A user's words within Markdown: one line, nothing that marks up or breaks a table."""
     flat = " ".join(value.split())
-    return "".join("\\" + c if c in "\\`*_[]<>|#" else c for c in flat)
+    return "".join("\\" + c if c in "\\`*[]<>|#" else c for c in flat)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _code(value: str) -> str:

@@ -124,7 +124,7 @@ class Subject:
                 f"The exported graph gives {image.dtype} {list(image.shape)} and not uint8 {list(expected)}.",
                 code="export.signature",
             )
-        return image  # type: ignore[no-any-return]
+        return image
 
     def reference(self, latent: NDArray[np.float32], label: NDArray[np.int64]) -> NDArray[np.uint8]:
         """What PyTorch makes of it, in float64: its own float32 is off by as much as the graph's, and hides a fault."""
@@ -151,9 +151,7 @@ def plain(model: bytes, metadata: dict[str, Any] | None = None) -> None:
     try:
         check_graph(model, Path("the exported graph"), expect=metadata)
     except BundleError as error:
-        raise GateError(
-            f"The exported graph would be refused by every reader: {error}", code="export.plain"
-        ) from error
+        raise GateError(f"The exported graph would be refused by every reader: {error}", code="export.plain") from error
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # ValidationError, InferenceError: not one base

@@ -16,7 +16,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import onnx
 import torch
@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from augmint.bundle import Tensor as TensorSpec
-from augmint.errors import ExportError
+from augmint.errors import ExportError, GateError
 
 __all__ = ["OPSET", "critic_graph", "frozen", "generator_graph", "levels", "serialise", "signature", "versions"]
 
 OPSET: Final = 20
 _TRACE_BATCH: Final = 2  # 0 and 1 are what torch.export would freeze into the graph
-_DTYPES: Final = {
+_DTYPES: Final[dict[int, Literal["float32", "int64", "uint8"]]] = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.INT64: "int64",
     onnx.TensorProto.UINT8: "uint8",
@@ -85,7 +85,7 @@ def frozen(network: nn.Module) -> nn.Module:
     with torch.no_grad():
         for module in list(network.modules()):
             if parametrize.is_parametrized(module):
-                for name in list(module.parametrizations):  # type: ignore[arg-type, union-attr]
+                for name in list(module.parametrizations):  # type: ignore[arg-type]
                     parametrize.remove_parametrizations(module, name, leave_parametrized=True)
     return network.requires_grad_(False)
 
@@ -107,9 +107,7 @@ def generator_graph(
     latent = torch.zeros(_TRACE_BATCH, latent_dim)
     label = torch.zeros(_TRACE_BATCH, dtype=torch.int64)
     wrapper, inputs = (
-        (_ConditionalGenerator, {"latent": latent, "label": label})
-        if num_classes
-        else (_Generator, {"latent": latent})
+        (_ConditionalGenerator, {"latent": latent, "label": label}) if num_classes else (_Generator, {"latent": latent})
     )
     return _trace("generator", wrapper(frozen(network)), inputs, {"image": image_shape})
 
@@ -142,20 +140,26 @@ def critic_graph(
 
 
 def signature(model: onnx.ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """The graph's inputs and outputs, in the manifest's words."""
+    """The graph's inputs and outputs, in the manifest's words. Raises GateError for a type that no bundle has."""
 
     def describe(value: onnx.ValueInfoProto) -> TensorSpec:
         tensor = value.type.tensor_type
         shape = tuple(dim.dim_param or dim.dim_value for dim in tensor.shape.dim)
-        return TensorSpec(name=value.name, dtype=_DTYPES.get(tensor.elem_type, "float32"), shape=shape)  # type: ignore[arg-type]
+        if tensor.elem_type not in _DTYPES:
+            raise GateError(
+                f"The exported graph's {value.name[:60]} is neither float32, int64 nor uint8.", code="export.signature"
+            )
+        return TensorSpec(name=value.name, dtype=_DTYPES[tensor.elem_type], shape=shape)
 
     return tuple(map(describe, model.graph.input)), tuple(map(describe, model.graph.output))
 
 
 def serialise(model: onnx.ModelProto, metadata: dict[str, str] | None = None) -> bytes:
     """Deterministic bytes; `metadata` replaces the file's own."""
-    model = copy.copy(model) if metadata is None else _with_metadata(model, metadata)
-    return model.SerializeToString(deterministic=True)
+    if metadata is not None:
+        model = _with_metadata(model, metadata)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
 
 
 def versions() -> dict[str, str]:
