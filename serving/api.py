@@ -18,6 +18,7 @@ import asyncio
 import base64
 import gc
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -47,8 +48,9 @@ from augmint.errors import (
 )
 from augmint.samples import Request, Samples
 from serving import accept, page, problems
+from serving.accesslog import AccessLog
 from serving.bundles import Served, open_bundles, threads_for
-from serving.codecs import CODEC_VERSION, FORMATS, Format, encode
+from serving.codecs import CODEC_VERSION, FORMATS, Format, encode, encode_npy
 from serving.engine import Engine, Ticket
 from serving.limits import RateLimit
 from serving.metrics import Metrics
@@ -59,7 +61,6 @@ from serving.settings import Settings
 __all__ = ["Answer", "Api", "Exchange"]
 
 log = logging.getLogger("augmint")
-access = logging.getLogger("augmint.access")
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -73,6 +74,11 @@ _INLINE_BYTES: Final = 32_768
 _WATCH_AFTER_S: Final = 0.02
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._~:+/=@-]{1,128}")
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+# Ids of our own: unique, cheap, and in order within a process.
+_PROCESS: Final = secrets.token_hex(8)
+_NUMBERS: Final = itertools.count(1)
 
 
 class _ClientGoneError(Exception):
@@ -106,7 +112,7 @@ class Exchange:
             # A list may come in several lines (RFC 9110 §5.2).
             self.headers[name] = self.headers[name] + b", " + value if name in self.headers else value
         given = self.headers.get(b"x-request-id", b"")
-        self.request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(12)
+        self.request_id = given.decode() if _REQUEST_ID.fullmatch(given) else f"{_PROCESS}-{next(_NUMBERS):x}"
         trace = self.headers.get(b"traceparent", b"")
         self.traceparent = trace.decode() if _TRACEPARENT.fullmatch(trace) else "-"
         self.params: dict[str, str] = {}
@@ -132,8 +138,10 @@ class Api:
         self.failure = ""  # why it never became ready
         self._ready = False
         self._draining = False
+        self._waking = False
         self._engine: Engine | None = None
         self._metrics: Metrics | None = None
+        self._access = AccessLog()
         self._rate = RateLimit(settings.rate_images, settings.max_images)
         self._encoders: ThreadPoolExecutor | None = None
         self._fixed: dict[str, dict[str, Handler]] = {
@@ -237,6 +245,7 @@ class Api:
             await loop.run_in_executor(None, self._engine.close)
         if self._encoders is not None:
             self._encoders.shutdown(wait=False)
+        self._access.flush()
 
     # ------------------------------------------------------------------------------------------ the application
 
@@ -310,16 +319,14 @@ class Api:
         if self._metrics is not None:
             self._metrics.answered(route, status, seconds)
         if self.settings.access_log and route not in _QUIET:
-            # The raw path is ASCII with everything else percent-encoded: nobody can forge a line of log with it.
-            access.info(
-                "%s %s %s %d images=%d bytes=%d ms=%.1f id=%s trace=%s",
+            self._access.write(
                 exchange.client,
                 exchange.method,
-                exchange.scope.get("raw_path", b"-").decode("ascii", "replace")[:200],
+                exchange.scope.get("raw_path", b"-"),
                 status,
                 images,
                 size,
-                seconds * 1000,
+                seconds,
                 exchange.request_id,
                 exchange.traceparent,
             )
@@ -364,23 +371,11 @@ class Api:
         self._rate.take(exchange.client, request.total)
 
         images = await self._images(engine, served, request, exchange)
-        labels, indices = request.addresses()
-        samples = Samples(
-            images=images,
-            labels=labels,
-            seeds=np.full(request.total, request.seed, dtype=np.uint64),
-            indices=indices,
-            class_names=served.info.class_names,
-            bundle=served.info.digest,
-            reproducibility=served.info.reproducibility,
-            truncation=request.truncation,
-            requested=dict(request.counts),
-        )
         if form in ("npy", "npz") and images.nbytes <= _INLINE_BYTES:
-            body, digest = _encode(samples, form)
+            body, digest = _encode(served, request, images, form)
         else:
             loop = asyncio.get_running_loop()
-            body, digest = await loop.run_in_executor(self._encoders, _encode, samples, form)
+            body, digest = await loop.run_in_executor(self._encoders, _encode, served, request, images, form)
         headers += [(b"augmint-delivered", str(len(images)).encode()), (b"repr-digest", digest)]
         return Answer(200, FORMATS[form].name.encode(), body, headers, images=len(images))
 
@@ -389,7 +384,11 @@ class Api:
         loop = asyncio.get_running_loop()
         deadline = exchange.begun + self.settings.timeout_s
         future: asyncio.Future[None] = loop.create_future()
-        ticket = engine.submit(served.lane, request, deadline=deadline, context=future)
+        ticket = engine.submit(served.lane, request, deadline=deadline, context=future, wake=False)
+        if not self._waking:
+            # One turn of the loop later: by then every request that arrived with this one is in the queue too.
+            self._waking = True
+            loop.call_soon(self._wake_engine, engine)
         guard: asyncio.Task[None] | None = None
 
         def watch() -> None:
@@ -412,6 +411,10 @@ class Api:
             raise ticket.error
         assert ticket.images is not None
         return ticket.images
+
+    def _wake_engine(self, engine: Engine) -> None:
+        self._waking = False
+        engine.wake()
 
     async def _body(self, exchange: Exchange) -> bytes:
         """The whole body, never holding more than the limit."""
@@ -578,10 +581,29 @@ async def _watch(receive: Receive, engine: Engine, ticket: Ticket, deadline: flo
         engine.cancel(ticket, _Gone("the client went away.", code="service.cancelled"))
 
 
-def _encode(samples: Samples, form: Format) -> tuple[bytes, bytes]:
+def _encode(served: Served, request: Request, images: NDArray[np.uint8], form: Format) -> tuple[bytes, bytes]:
     """The body and its Repr-Digest (RFC 9530)."""
+    if form == "npy":  # needs no addresses, and is what the fastest clients ask for
+        body = encode_npy(images)
+        return body, _digest(body)
+    labels, indices = request.addresses()
+    samples = Samples(
+        images=images,
+        labels=labels,
+        seeds=np.full(request.total, request.seed, dtype=np.uint64),
+        indices=indices,
+        class_names=served.info.class_names,
+        bundle=served.info.digest,
+        reproducibility=served.info.reproducibility,
+        truncation=request.truncation,
+        requested=dict(request.counts),
+    )
     body = encode(samples, form)
-    return body, b"sha-256=:" + base64.b64encode(hashlib.sha256(body).digest()) + b":"
+    return body, _digest(body)
+
+
+def _digest(body: bytes) -> bytes:
+    return b"sha-256=:" + base64.b64encode(hashlib.sha256(body).digest()) + b":"
 
 
 def _tag(served: Served, request: Request, form: Format) -> bytes:

@@ -47,19 +47,18 @@ Reason = Literal["queue-full", "draining", "deadline", "cancelled", "error"]
 class Observer(Protocol):
     """Is told what happens, from several threads; must be quick and must not raise."""
 
-    def queued(self, images: int) -> None:
-        """The number of images waiting or being made has changed by `images`."""
-
-    def batch(self, lane: Lane, rows: int, padding: int, seconds: float, waits: Sequence[float]) -> None:
-        """One session call ended; `waits` are the seconds that each request begun in it had been queued."""
+    def batch(self, lane: Lane, rows: int, padding: int, seconds: float, waits: Sequence[float], pending: int) -> None:
+        """One session call ended; `waits` are the seconds that each request begun in it had been queued, `pending`
+        the images that are now waiting or being made."""
 
     def refused(self, reason: Reason, images: int) -> None:
         """A request was refused or given up."""
 
 
 class NoObserver:
-    def queued(self, images: int) -> None: ...
-    def batch(self, lane: Lane, rows: int, padding: int, seconds: float, waits: Sequence[float]) -> None: ...
+    def batch(
+        self, lane: Lane, rows: int, padding: int, seconds: float, waits: Sequence[float], pending: int
+    ) -> None: ...
     def refused(self, reason: Reason, images: int) -> None: ...
 
 
@@ -273,7 +272,15 @@ class Engine:
     def draining(self) -> bool:
         return self._draining
 
-    def submit(self, lane: Lane, request: Request, *, deadline: float | None = None, context: object = None) -> Ticket:
+    def submit(
+        self,
+        lane: Lane,
+        request: Request,
+        *,
+        deadline: float | None = None,
+        context: object = None,
+        wake: bool = True,
+    ) -> Ticket:
         """Admit a request, or say at once why not.
 
         Args:
@@ -281,6 +288,8 @@ class Engine:
             request: validated against that bundle.
             deadline: a `time.monotonic()`.
             context: for the caller's own use, as `ticket.context`.
+            wake: False leaves it to the caller to call `wake` soon: a caller that has several requests at hand thus
+                gets them into one batch, where the first would otherwise be taken alone.
 
         Raises:
             UnavailableError: the queue is full ("service.queue-full") or the engine is draining ("service.draining");
@@ -301,20 +310,25 @@ class Engine:
             else:
                 self._pending += total
                 self._enqueue(ticket)
+                if wake:
+                    self._work.notify()
                 refusal = None
         if refusal is not None:
             self.observer.refused(reason, total)  # type: ignore[arg-type]
             raise refusal
-        self.observer.queued(total)
         return ticket
+
+    def wake(self) -> None:
+        """Let a thread look at what was submitted with `wake=False`."""
+        with self._lock:
+            self._work.notify()
 
     def cancel(self, ticket: Ticket, error: AugmintError | None = None, *, reason: Reason = "cancelled") -> None:
         """Give a ticket up: rows not yet taken are never made. A ticket that is done stays as it is."""
         with self._lock:
             if ticket.done:
                 return
-            dropped = self._fail(ticket, error or ServiceError("the request was cancelled.", code="service.cancelled"))
-        self.observer.queued(-dropped)
+            self._fail(ticket, error or ServiceError("the request was cancelled.", code="service.cancelled"))
         self.observer.refused(reason, ticket.request.total)
         self._tell([ticket])
 
@@ -345,10 +359,10 @@ class Engine:
         with self._lock:
             self._draining = self._closed = True
             abandoned = [ticket for lane in self._lanes for ticket in lane.queue if not ticket.done]
-            dropped = sum(self._fail(ticket, _draining()) for ticket in abandoned)
+            for ticket in abandoned:
+                self._fail(ticket, _draining())
             self._lanes.clear()
             self._work.notify_all()
-        self.observer.queued(-dropped)
         self._tell(abandoned)
         for thread in self._threads:
             thread.join()
@@ -360,21 +374,18 @@ class Engine:
         if not ticket.lane.active:
             ticket.lane.active = True
             self._lanes.append(ticket.lane)
-        self._work.notify()
 
     def _wait_estimate(self, lane: Lane) -> float:
         """Seconds until what is pending now is done, as far as one can tell."""
         return self._pending * lane.seconds_per_image / len(self._threads)
 
-    def _fail(self, ticket: Ticket, error: AugmintError) -> int:
-        """End a ticket with an error; how many images are no longer pending (those in a running call still are)."""
-        dropped = ticket.untaken
+    def _fail(self, ticket: Ticket, error: AugmintError) -> None:
+        """End a ticket with an error; what no thread has taken yet is no longer pending."""
+        self._settle(ticket.untaken)
         ticket.error = error
         ticket.done = True
         ticket.buffer = None
         ticket._taken = ticket.request.total
-        self._settle(dropped)
-        return dropped
 
     def _settle(self, images: int) -> None:
         self._pending -= images
@@ -463,10 +474,8 @@ class Engine:
         with self._lock:
             pace = seconds / rows
             lane.seconds_per_image += (pace - lane.seconds_per_image) * (0.1 if lane.seconds_per_image else 1.0)
-            settled = rows
             for ticket, fault in failed.items():
                 if not ticket.done:
-                    settled += ticket.untaken
                     self._fail(ticket, fault)
                     ended.append(ticket)
             for part in parts:
@@ -476,9 +485,9 @@ class Engine:
                     ticket.images, ticket.buffer, ticket.done = ticket.buffer, None, True
                     ended.append(ticket)
             self._settle(rows)
+            pending = self._pending
         # Counted before anybody is told, so that whoever reads the figures after an answer finds it there.
-        self.observer.batch(lane, rows, padding, seconds, waits)
-        self.observer.queued(-settled)
+        self.observer.batch(lane, rows, padding, seconds, waits, pending)
         for ticket in failed:
             self.observer.refused("error", ticket.request.total)
         self._tell(ended)

@@ -66,10 +66,8 @@ class Metrics:
 
     # ------------------------------------------------------------------------------------------ the engine's observer
 
-    def queued(self, images: int) -> None:
-        self._depth.inc(images)
-
-    def batch(self, lane: Lane, rows: int, padding: int, seconds: float, waits: Sequence[float]) -> None:
+    def batch(self, lane: Lane, rows: int, padding: int, seconds: float, waits: Sequence[float], pending: int) -> None:
+        self._depth.set(pending)
         self._child(self._images, lane.name).inc(rows)
         self._child(self._batch, lane.name).observe(rows)
         self._child(self._inference, lane.name).observe(seconds)

@@ -1,0 +1,292 @@
+"""What batching gains: the same service with it on and off, under 32 concurrent requests of one image.
+
+    python benchmarks/batching.py [--bundle BUNDLE] [--seconds 4] [--rounds 3]
+
+Both services are started here, on loopback, with the same settings but AUGMINT_BATCHING; "off" runs every request as a
+session call of its own, on as many threads as "on" has. They are loaded in turn (on, off, on, off, …), so that a
+machine that slows down slows both. Without --bundle a DCGAN-shaped generator of 28×28 with random weights is built:
+speed does not depend on what it learned.
+
+The load comes from `wrk` (Debian: apt-get install wrk), which costs about 20 µs of CPU a request and shares the cores
+with the service: so the service's own CPU time per image is printed beside the images per second. Results go to stdout,
+with machine and date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import psutil
+from onnx import TensorProto, helper, numpy_helper
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from augmint.bundle import (  # noqa: E402
+    Architecture,
+    Data,
+    Description,
+    Evidence,
+    Golden,
+    Graph,
+    Identity,
+    Image,
+    Sampling,
+    Tensor,
+    essentials,
+    read_bundle,
+    write_bundle,
+)
+from augmint.latents import latents  # noqa: E402
+
+CONNECTIONS = 32
+CLASSES = tuple("0123456789")
+
+
+# ------------------------------------------------------------------------------------------------- a generator
+
+
+def write_dcgan_bundle(path: Path, *, latent_dim: int = 64, width: int = 32) -> Path:
+    """latent and label -> 7×7 -> 14×14 -> 28×28 by transposed convolutions, as in DCGAN; random weights."""
+    import onnxruntime
+
+    rng = np.random.default_rng(0)
+
+    def weight(*shape: int) -> np.ndarray:
+        return (rng.normal(size=shape) / np.sqrt(np.prod(shape[:1] + shape[2:]))).astype(np.float32)
+
+    constants = {
+        "embedding": weight(len(CLASSES), latent_dim),
+        "w0": weight(latent_dim, 49 * 2 * width),
+        "b0": np.zeros(49 * 2 * width, np.float32),
+        "to_map": np.array([-1, 2 * width, 7, 7]),
+        "w1": weight(2 * width, width, 4, 4) * 4,
+        "w2": weight(width, 1, 4, 4) * 4,
+        "half": np.float32(127.5),
+    }
+    up = {"strides": [2, 2], "pads": [1, 1, 1, 1]}
+    nodes = [
+        helper.make_node("Gather", ["embedding", "label"], ["code"]),
+        helper.make_node("Add", ["latent", "code"], ["joined"]),
+        helper.make_node("Gemm", ["joined", "w0", "b0"], ["flat"]),
+        helper.make_node("Relu", ["flat"], ["flat_on"]),
+        helper.make_node("Reshape", ["flat_on", "to_map"], ["map7"]),
+        helper.make_node("ConvTranspose", ["map7", "w1"], ["map14"], **up),
+        helper.make_node("Relu", ["map14"], ["map14_on"]),
+        helper.make_node("ConvTranspose", ["map14_on", "w2"], ["map28"], **up),
+        helper.make_node("Tanh", ["map28"], ["tanh"]),
+        helper.make_node("Mul", ["tanh", "half"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "half"], ["grey"]),
+        helper.make_node("Round", ["grey"], ["rounded"]),
+        helper.make_node("Cast", ["rounded"], ["nchw"], to=TensorProto.UINT8),
+        helper.make_node("Transpose", ["nchw"], ["image"], perm=[0, 2, 3, 1]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "dcgan",
+        [
+            helper.make_tensor_value_info("latent", TensorProto.FLOAT, ["N", latent_dim]),
+            helper.make_tensor_value_info("label", TensorProto.INT64, ["N"]),
+        ],
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 28, 28, 1])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    description = Description(
+        identity=Identity(name="dcgan28", augmint_version="benchmark", run="none", trained="never"),
+        architecture=Architecture(family="dcgan", options={}, parameters=0, checkpoint_step=0, images_seen=0),
+        data=Data(
+            name="none",
+            fingerprint="0" * 64,
+            class_counts={},
+            split={"train": 0, "validation": 0, "test": 0},
+            resize="fit",
+        ),
+        class_names=CLASSES,
+        image=Image(height=28, width=28, channels=1),
+        sampling=Sampling(latent_dim=latent_dim, tolerance=1),
+        generator=Graph(
+            file="generator.onnx",
+            inputs=(
+                Tensor(name="latent", dtype="float32", shape=("N", latent_dim)),
+                Tensor(name="label", dtype="int64", shape=("N",)),
+            ),
+            outputs=(Tensor(name="image", dtype="uint8", shape=("N", 28, 28, 1)),),
+            opset=20,
+            precision="fp32",
+            optimisation="all",
+            versions={"onnx": onnx.__version__},
+        ),
+        evidence=Evidence(),
+        golden=(Golden(label="0", seed=1, index=0, truncation=1.0),),
+    )
+    entry = model.metadata_props.add()
+    entry.key, entry.value = "augmint", json.dumps(essentials(description))
+    data = model.SerializeToString(deterministic=True)
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    (image,) = session.run(None, {"latent": latents([1], [0], latent_dim), "label": np.array([0])})
+    with tempfile.TemporaryFile() as file:
+        np.save(file, image)
+        file.seek(0)
+        golden = file.read()
+    write_bundle(path, description, {"generator.onnx": data, "golden.npy": golden})
+    return path
+
+
+def session_calls(bundle: Path) -> dict[int, float]:
+    """Microseconds an image of latents and one session call on one thread, by batch size: the limit of any gain."""
+    from augmint.generator import Generator
+
+    generator = Generator(bundle, device="cpu", threads=1)
+    found: dict[int, float] = {}
+    for n in (1, 8, 32, 64):
+        labels, seeds, indices = np.zeros(n, np.int64), np.ones(n, np.uint64), np.arange(n, dtype=np.uint64)
+        times = []
+        for _ in range(60):
+            begun = time.perf_counter()
+            generator.render(labels, seeds, indices)
+            times.append(time.perf_counter() - begun)
+        found[n] = statistics.median(times) / n * 1e6
+    return found
+
+
+# ------------------------------------------------------------------------------------------------- two services
+
+
+@contextlib.contextmanager
+def service(bundle: Path, batching: str, scratch: Path) -> Iterator[tuple[str, psutil.Process]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ,
+        "AUGMINT_BUNDLES": str(bundle.resolve()),
+        "AUGMINT_DEVICE": "cpu",
+        "AUGMINT_BATCHING": batching,
+        "BENTOML_HOME": str(scratch / batching),
+        "BENTOML_DO_NOT_TRACK": "True",
+    }
+    command = [sys.executable, "-m", "bentoml", "serve", "serving.service:AugmintService"]
+    with open(scratch / f"{batching}.log", "wb") as log:
+        process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(port)], cwd=ROOT, env=environment, stdout=log, stderr=log
+        )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            for _ in range(240):
+                with contextlib.suppress(OSError):
+                    urllib.request.urlopen(f"{url}/readyz", timeout=2)
+                    break
+                if process.poll() is not None:
+                    sys.exit(f"the service did not start: see {log.name}")
+                time.sleep(0.25)
+            (worker,) = psutil.Process(process.pid).children()
+            yield url, worker
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+
+
+def load(url: str, worker: psutil.Process, body: Path, seconds: float) -> dict[str, float]:
+    """Images a second, service's CPU microseconds an image, median and 99th percentile of the answer time in ms."""
+    before = worker.cpu_times()
+    output = subprocess.run(
+        ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "--latency", "-s", str(body), f"{url}/v1/generate"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    after = worker.cpu_times()
+    if "Non-2xx" in output:
+        sys.exit(f"the service refused requests:\n{output}")
+    requests = int(re.search(r"(\d+) requests in", output)[1])  # type: ignore[index]
+
+    def milliseconds(percent: int) -> float:
+        number, unit = re.search(rf"{percent}%\s+([\d.]+)(us|ms|s)", output).groups()  # type: ignore[union-attr]
+        return float(number) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[unit]
+
+    cpu = (after.user + after.system) - (before.user + before.system)
+    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", output)[1])  # type: ignore[index]
+    return {"rate": rate, "cpu": cpu / requests * 1e6, "p50": milliseconds(50), "p99": milliseconds(99)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, help="a bundle to serve; else one with random weights is built")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each service")
+    arguments = parser.parse_args()
+    if shutil.which("wrk") is None:
+        sys.exit("wrk is not installed: apt-get install wrk")
+
+    with tempfile.TemporaryDirectory(prefix="augmint-bench-") as name:
+        scratch = Path(name)
+        bundle = arguments.bundle or write_dcgan_bundle(scratch / "dcgan28")
+        manifest = read_bundle(bundle).manifest
+        counts = {manifest.class_names[0]: 1} if manifest.class_names else 1
+        document = json.dumps({"counts": counts, "seed": 1, "format": "npy"})
+        body = scratch / "body.lua"
+        body.write_text(
+            f'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\nwrk.body = [[{document}]]\n'
+        )
+        calls = session_calls(bundle)
+        results: dict[str, list[dict[str, float]]] = {"on": [], "off": []}
+        with service(bundle, "on", scratch) as on, service(bundle, "off", scratch) as off:
+            for name, (url, worker) in (("on", on), ("off", off)):
+                load(url, worker, body, 1.0)
+                print(f"warmed batching {name}", file=sys.stderr)
+            for turn in range(arguments.rounds):
+                for name, (url, worker) in (("on", on), ("off", off)):
+                    results[name].append(load(url, worker, body, arguments.seconds))
+                    print(f"round {turn + 1}, batching {name}: {results[name][-1]}", file=sys.stderr)
+
+    middle = {
+        name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in results.items()
+    }
+    print(f"{datetime.date.today()}, {_machine()}, Python {platform.python_version()}")
+    print(
+        f"bundle {manifest.identity.name}, {'×'.join(map(str, manifest.image.shape))}, family {manifest.architecture.family}"
+    )
+    print(
+        "latents + session call, one thread, µs an image: " + ", ".join(f"batch {n}: {t:.0f}" for n, t in calls.items())
+    )
+    print(f"{CONNECTIONS} concurrent requests of 1 image, median of {arguments.rounds} × {arguments.seconds:g} s:")
+    print(f"  {'batching':<10}{'images/s':>10}{'CPU µs/image':>14}{'p50 ms':>9}{'p99 ms':>9}")
+    for name, row in middle.items():
+        print(f"  {name:<10}{row['rate']:>10.0f}{row['cpu']:>14.0f}{row['p50']:>9.1f}{row['p99']:>9.1f}")
+    print(
+        f"  on / off: {middle['on']['rate'] / middle['off']['rate']:.2f} × the images a second, "
+        f"{middle['off']['cpu'] / middle['on']['cpu']:.2f} × fewer CPU seconds an image"
+    )
+
+
+def _machine() -> str:
+    model = "unknown processor"
+    with contextlib.suppress(OSError):
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+        model = found[1] if found else model
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{model}, {cores} cores (the load runs on them too)"
+
+
+if __name__ == "__main__":
+    main()
