@@ -49,7 +49,6 @@ def train(request: TrainRequest, *, progress: bool | None = None) -> Run:
     Raises UsageError, DataError, DeviceError or TrainingError for what the user can mend, and Interrupted (a
     KeyboardInterrupt) when Ctrl-C or SIGTERM stopped it after a checkpoint.
     """
-    began = time.monotonic()
     with make_reporter(progress) as reporter:
         # Everything a user may have got wrong, cheapest first.
         family_type = family(request.family)
@@ -71,11 +70,11 @@ def train(request: TrainRequest, *, progress: bool | None = None) -> Run:
             Run.check_free(request.out)
 
         data = load_data(request.data, skip_bad=request.skip_bad)
+        began = time.monotonic()
         for note in data.notes:
             reporter.say(f"note: {note}")
         shape = data.native_shape(resolution)
         height, width, channels = shape
-        family_type.check_shape((channels, height, width))
         conditional = family_type.conditional and not request.ignore_labels and len(data.class_names) > 1
         if conditional:
             data.require_images("train")
@@ -108,6 +107,7 @@ def train(request: TrainRequest, *, progress: bool | None = None) -> Run:
             checkpoint_every=1,
             tensorboard=request.tensorboard,
         )
+        draft.make_family()  # the family's own checks
         material = _Material(draft, data)
         with torch_settings(device=device, threads=draft.threads):
             reporter.say(
@@ -254,6 +254,8 @@ def _fit(
         f"({config.threads} thread{'s' if config.threads > 1 else ''}, {config.precision}"
         f"{', channels last' if config.channels_last else ''})."
     )
+    if config.steps < 300:
+        reporter.say(f"note: {config.steps} steps are too few to learn much; give more --minutes.")
     return config
 
 

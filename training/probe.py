@@ -30,7 +30,7 @@ EXAMINATIONS = 10
 EXAMINATION_SHARE = 0.08
 SCORE_IMAGES = (1000, 500, 250)
 """Fakes an examination draws; fewer are taken only where time is short."""
-_CHUNK = 4  # lazy regularisation makes every fourth step dearer
+_ROUND = 4  # lazy regularisation makes every fourth step dearer
 _GAIN = 1.05  # a change of settings must be worth this much, else noise decides
 
 
@@ -54,14 +54,12 @@ def steps_per_second(config: TrainConfig, images: Tensor, labels: Tensor, *, sec
         trainer.train_step()
         trainer.means()  # waits for a GPU
         began, steps = time.perf_counter(), 0
-        while True:
-            for _ in range(_CHUNK):
-                trainer.train_step()
-                steps += 1
-            trainer.means()
-            passed = time.perf_counter() - began
-            if passed >= seconds:
-                return steps / passed
+        # Whole rounds of lazy regularisation, but a setting that is far too slow is not waited for.
+        while (passed := time.perf_counter() - began) < seconds or (steps % _ROUND and passed < 2 * seconds):
+            trainer.train_step()
+            steps += 1
+        trainer.means()
+        return steps / (time.perf_counter() - began)
     finally:
         torch.set_num_threads(before)
 

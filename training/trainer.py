@@ -37,7 +37,7 @@ class Trainer:
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.images = images.to(self.device).contiguous(memory_format=self.memory_format)
         self.labels = labels
-        self.sampler = Sampler(labels, max(config.num_classes, 1), config.options.class_power)
+        self.sampler = Sampler(labels, max(config.num_classes, 1), config.options.class_power, pairs=self.family.pairs)
 
         torch.manual_seed(seed_of(config.seed, "initial weights"))
         networks = self.family.build()
@@ -137,8 +137,9 @@ class Trainer:
         """
         names = {"d_loss": "the discriminator's loss", "g_loss": "the generator's loss"}
         names |= {"grad_d": "the discriminator's gradient", "grad_g": "the generator's gradient"}
-        for name, value in self.means().items():
-            if not math.isfinite(value):
+        means = self.means()
+        for name in (*names, *means):
+            if not math.isfinite(means.get(name, 0.0)):
                 return names.get(name, name)
         for network, name in ((self.critic, "a weight of the discriminator"), (self.generator, "a weight of G")):
             if not bool(torch.nn.utils.get_total_norm(list(network.parameters())).isfinite()):

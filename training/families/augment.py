@@ -5,7 +5,8 @@ It joins parts of the literature that hold up on few, uneven images; `docs/log.m
 - generator: class-conditional batch norm driven by [z, embedding] in every block (Brock, Donahue & Simonyan 2018,
   BigGAN, arXiv 1809.11096, section 3); a residual convolution on the coarse grid and a transposed one upwards, which
   costs half a ResNet up-block
-- critic: strided convolutions without normalisation and a projection head (Miyato & Koyama 2018, arXiv 1802.05637)
+- critic: strided convolutions without normalisation, a projection head (Miyato & Koyama 2018, arXiv 1802.05637), and
+  same-class pairs, which it compares: that doubled recall
 - non-saturating loss with lazy R1 (Mescheder et al. 2018, arXiv 1801.04406; lazily as in StyleGAN2, arXiv 1912.04958)
 - mild warps of the reals, which widen the classes, and DiffAugment (Zhao et al. 2020, arXiv 2006.10738) on all that the
   critic sees
@@ -52,7 +53,8 @@ class AugmentOptions(FamilyOptions):
     width: Count = 64  # channels of the generator's smallest maps, halved at each doubling
     critic_width: Count = 128  # channels of the critic's smallest maps, halved towards the image
     critic_features: Count = 128  # the hidden layer that the projection reads
-    learning_rate: Positive = 4e-4
+    learning_rate: Positive = 1.2e-3
+    decay_share: Share = 0.3  # last share of the steps, over which the rate falls to a twentieth
     beta1: Share = 0.0
     beta2: Share = 0.99
     r1: NonNegative = 0.005  # weight of |∇D|² on reals, averaged over time; 0.05 starved the samples' diversity
@@ -76,7 +78,7 @@ class ConditionalBatchNorm(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm2d(channels, affine=False)
         self.modulation = nn.Linear(condition, 2 * channels)
-        nn.init.normal_(self.modulation.weight, 0, 0.02)
+        nn.init.normal_(self.modulation.weight, 0, 0.05)
         nn.init.zeros_(self.modulation.bias)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
@@ -137,7 +139,13 @@ class Generator(nn.Module):
 
 
 class Critic(nn.Module):
-    """image [N, C, H, W] in [-1, 1], label int64 [N] (None when unconditional) -> realism logit [N]."""
+    """image [N, C, H, W] in [-1, 1], label int64 [N] (None when unconditional) -> realism logit [N].
+
+    While training, images 2i and 2i + 1 are of one class, and the hidden layer also sees how far apart the two lie: the
+    mean absolute difference of their feature maps, channel by channel. A class whose fakes all look alike is then told
+    at once (compare minibatch discrimination, Salimans et al. 2016, and PacGAN, Lin et al. 2018). In eval mode each
+    image is judged alone, as if its distance to another were that of typical reals.
+    """
 
     def __init__(self, options: AugmentOptions, image_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()
@@ -152,14 +160,25 @@ class Critic(nn.Module):
         for kernel, (inputs, outputs) in zip(kernels, pairwise([channels, *widths]), strict=True):
             layers += [nn.Conv2d(inputs, outputs, kernel, 2, 1), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers)
-        self.features = nn.Linear(widths[-1] * height * width, options.critic_features)
+        self.features = nn.Linear(widths[-1] * (height * width + 1), options.critic_features)
         self.realism = nn.Linear(options.critic_features, 1)
         self.embedding = nn.Embedding(num_classes, options.critic_features) if num_classes else None
         if self.embedding is not None:
             nn.init.normal_(self.embedding.weight, 0, options.critic_features**-0.5)
+        self.typical: Tensor
+        self.register_buffer("typical", torch.zeros(widths[-1]))
 
-    def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
-        features = F.leaky_relu(self.features(self.layers(image).flatten(1)), 0.2)
+    def forward(self, image: Tensor, label: Tensor | None = None, reals: int = 0) -> Tensor:
+        """The first `reals` images are real: while training, the typical distance is learned from them."""
+        maps = self.layers(image)
+        if self.training:
+            distance = (maps[::2] - maps[1::2]).abs().mean((2, 3)).repeat_interleave(2, 0)
+            if reals:
+                with torch.no_grad():
+                    self.typical.lerp_(distance[:reals].float().mean(0), 0.01)
+        else:
+            distance = self.typical.to(maps.dtype).expand(len(image), -1)
+        features = F.leaky_relu(self.features(torch.cat([maps.flatten(1), distance], 1)), 0.2)
         logit: Tensor = self.realism(features).squeeze(1)
         if self.embedding is None:
             return logit
@@ -172,6 +191,7 @@ class Augment(Family[AugmentOptions]):
     summary = "the default: by class (or not), from 20 images a class, minutes on a CPU"
     paper = "augmint's own; see docs/log.md"
     conditional = True
+    pairs = True
     Options: ClassVar[type[AugmentOptions]] = AugmentOptions
 
     def generator(self) -> nn.Module:
@@ -186,6 +206,13 @@ class Augment(Family[AugmentOptions]):
             Adam(networks.generator.parameters(), rate, betas, fused=True),
             Adam(networks.critic.parameters(), rate, betas, fused=True),
         )
+
+    def schedule(self, generator: Optimizer, critic: Optimizer, step: int, steps: int) -> None:
+        left = 1 - step / steps
+        share = self.options.decay_share
+        factor = max(0.05, min(1.0, left / share)) if share > 0 else 1.0
+        for group in (*generator.param_groups, *critic.param_groups):
+            group["lr"] = self.options.learning_rate * factor
 
     def widen(self, reals: Tensor, generator: torch.Generator) -> Tensor:
         options = self.options
@@ -212,7 +239,8 @@ class Augment(Family[AugmentOptions]):
             real_images.requires_grad_(True)
         # One pass over both is safe here: this critic has no batch statistics.
         labels = None if batch.label is None else batch.label.repeat(2)
-        real, fake = critic(torch.cat([real_images, fake_images]), labels).chunk(2)
+        logits = critic(torch.cat([real_images, fake_images]), labels, len(real_images))
+        real, fake = logits.chunk(2)
         loss = F.softplus(-real).mean() + F.softplus(fake).mean()
         if lazy:
             (gradient,) = torch.autograd.grad(real.sum(), real_images, create_graph=True)

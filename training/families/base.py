@@ -8,7 +8,7 @@ Conventions shared by all networks, which `export/` relies on:
 
 - generator: ``forward(latent float32 [N, Z], label int64 [N] | None) -> float32 [N, C, H, W] in [-1, 1]``
 - critic: ``forward(image float32 [N, C, H, W] in [-1, 1], label int64 [N] | None) -> float32 [N]``, a realism logit:
-  the larger, the more real
+  the larger, the more real. In eval mode each image is judged alone.
 - the label is given when ``num_classes > 0`` and is None otherwise.
 """
 
@@ -58,7 +58,7 @@ class FamilyOptions:
 
 @dataclass
 class Batch:
-    """One step's images, as losses see them. Images are float32 [N, C, H, W] in [-1, 1].
+    """One step's images, as losses see them: float32 [N, C, H, W] in [-1, 1], in pairs where the family asks.
 
     `fake` carries the generator's graph in `g_loss` and is detached in `d_loss`. `label` is None when unconditional;
     reals and fakes have the same labels, hence the same law.
@@ -95,6 +95,8 @@ class Family(ABC, Generic[OptionsT]):
     conditional: ClassVar[bool]
     """True: uses labels where there are some. False: ignores them."""
     Options: ClassVar[type[FamilyOptions]]
+    pairs: ClassVar[bool] = False
+    """Whether images 2i and 2i + 1 of a batch must be two of one class, for critics that compare them."""
     enough_steps: ClassVar[int] = 1500
     """Fewer steps than this are hardly worth a wide network: `fit` narrows instead, where the family can."""
     most_epochs: ClassVar[float] = 4000.0
@@ -102,6 +104,8 @@ class Family(ABC, Generic[OptionsT]):
 
     def __init__(self, options: OptionsT, image_shape: tuple[int, int, int], num_classes: int) -> None:
         self.check_shape(image_shape)
+        if self.pairs and options.batch % 2:
+            raise UsageError(f"family {self.name!r} takes images in pairs: --batch must be even, not {options.batch}.")
         self.options = options
         self.image_shape = image_shape
         self.num_classes = num_classes if self.conditional else 0

@@ -1,0 +1,180 @@
+"""Checks that every family inherits by being listed in `training.families.FAMILIES`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from augmint.errors import UsageError
+from training import FAMILIES, TrainRequest, family, load_critic, load_generator, train
+from training.config import options_from
+from training.families.base import Batch, Family
+from training.families.dcgan import Dcgan, DcganOptions
+from training.randomness import StepRandom
+
+SHAPES = [(1, 8, 8), (3, 16, 12), (1, 28, 28), (3, 32, 32), (3, 64, 64)]
+every_family = pytest.mark.parametrize("kind", FAMILIES, ids=lambda kind: kind.name)
+
+
+def small(kind: type[Family[Any]], shape: tuple[int, int, int], classes: int) -> Family[Any]:
+    """The family with narrow networks, so that the large shapes stay cheap."""
+    narrow = {"width": "16", "critic_width": "16", "hidden": "32", "maxout": "8"}
+    known = kind.Options.__dataclass_fields__
+    options = options_from(kind.name, {name: value for name, value in narrow.items() if name in known})
+    return kind(options, shape, classes)
+
+
+def batch_for(recipe: Family[Any], shape: tuple[int, int, int], size: int = 4) -> Batch:
+    random = StepRandom(seed=1, step=0)
+    draws = torch.Generator().manual_seed(0)
+    label = torch.arange(size) % recipe.num_classes if recipe.num_classes else None
+    real, fake = (torch.rand(size, *shape, generator=draws) * 2 - 1 for _ in range(2))
+    return Batch(real=real, fake=fake, label=label, random=random, step=0)
+
+
+@every_family
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("classes", [0, 3])
+def test_networks_keep_the_conventions(kind: type[Family[Any]], shape: tuple[int, int, int], classes: int) -> None:
+    recipe = small(kind, shape, classes)
+    networks = recipe.build()
+    batch = batch_for(recipe, shape)
+    latent = recipe.latent(4, batch.random, "test")
+    images = networks.generator(latent, batch.label)
+    assert images.shape == (4, *shape)
+    assert images.dtype == torch.float32
+    assert images.min() >= -1
+    assert images.max() <= 1
+    logits = networks.critic(images, batch.label)
+    assert logits.shape == (4,)
+    if not recipe.num_classes:
+        assert torch.equal(networks.generator.eval()(latent), networks.generator(latent, None)), "the label is optional"
+
+
+@every_family
+def test_losses_reach_every_weight(kind: type[Family[Any]]) -> None:
+    shape = (3, 16, 16)
+    recipe = small(kind, shape, 3)
+    networks = recipe.build()
+    batch = batch_for(recipe, shape)
+    loss, numbers = recipe.d_loss(networks.critic, batch)
+    loss.backward()
+    assert loss.isfinite()
+    assert {"d_real", "d_fake"} <= numbers.keys()
+    assert all(not number.requires_grad for number in numbers.values())
+    assert all(weight.grad is not None for weight in networks.critic.parameters())
+
+    batch.fake = networks.generator(recipe.latent(4, batch.random, "test"), batch.label)
+    loss, _ = recipe.g_loss(networks.critic, batch)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(weight.grad is not None for weight in networks.generator.parameters())
+
+
+@every_family
+def test_widen_and_augment_keep_the_shape_and_depend_on_the_generator_alone(kind: type[Family[Any]]) -> None:
+    recipe = small(kind, (3, 16, 12), 3)
+    images = batch_for(recipe, (3, 16, 12)).real
+    for change in (recipe.widen, recipe.augment):
+        one, two = (change(images.clone(), torch.Generator().manual_seed(5)) for _ in range(2))
+        assert one.shape == images.shape
+        assert torch.equal(one, two)
+
+
+@every_family
+def test_schedule_depends_on_the_step_alone(kind: type[Family[Any]]) -> None:
+    recipe = small(kind, (1, 8, 8), 0)
+
+    def rates(steps: list[int]) -> list[float]:
+        pair = recipe.optimizers(recipe.build())
+        for step in steps:
+            recipe.schedule(*pair, step, 100)
+        return [group["lr"] for optimizer in pair for group in optimizer.param_groups]
+
+    assert rates([0, 10, 90]) == rates([90])
+
+
+@every_family
+def test_cheaper_versions_are_cheaper(kind: type[Family[Any]]) -> None:
+    options = options_from(kind.name, {})
+    versions = (options, *kind.narrower(options))
+    sizes = [
+        sum(weight.numel() for weight in kind(version, (1, 28, 28), 0).generator().parameters()) for version in versions
+    ]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == len(sizes)
+
+
+@every_family
+@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 300, 300)], ids=str)
+def test_a_shape_it_cannot_make_is_a_usage_error(kind: type[Family[Any]], shape: tuple[int, int, int]) -> None:
+    with pytest.raises(UsageError, match="--resolution"):
+        kind(options_from(kind.name, {}), shape, 0)
+
+
+@every_family
+def test_trains_saves_and_loads(kind: type[Family[Any]], request_of: Any) -> None:
+    """One tiny run each: it moves the weights, and what is loaded is what was kept."""
+    request: TrainRequest = request_of(family=kind.name, batch=8)
+    run = train(request, progress=False)
+    status = run.status()
+    assert (status.state, status.step) == ("finished", 6)
+    assert status.best is not None
+    assert run.config.conditional == kind.conditional
+    assert run.sheet_path(status.best.step).is_file()
+    records = run.metrics()
+    assert {"losses", "score"} == {record["kind"] for record in records}
+    for which in ("best", "last"):
+        generator, config = load_generator(run, which)  # type: ignore[arg-type]
+        critic, _ = load_critic(run, which)  # type: ignore[arg-type]
+        label = torch.tensor([0, 1, 2, 0]) if config.num_classes else None
+        image = generator(torch.zeros(4, config.options.latent_dim), label)
+        assert image.shape == (4, 1, 8, 8)
+        assert critic(image, label).shape == (4,)
+        assert not generator.training
+    last = run.load_checkpoint("last")["state"]
+    torch.manual_seed(0)
+    fresh = run.config.make_family().generator().state_dict()
+    assert any(not torch.equal(fresh[name], last["generator"][name]) for name in fresh)
+
+
+def test_an_unknown_family_lists_those_there_are() -> None:
+    with pytest.raises(UsageError, match="augment, dcgan, gan"):
+        family("stylegan")
+
+
+@pytest.mark.parametrize("upsampling", ["transposed", "upsample_conv"])
+@pytest.mark.parametrize("spectral", [False, True])
+def test_dcgan_variants(upsampling: Any, spectral: bool) -> None:
+    options = DcganOptions(width=16, upsampling=upsampling, spectral_norm=spectral)
+    recipe = Dcgan(options, (1, 28, 28), 0)
+    networks = recipe.build()
+    batch = batch_for(recipe, (1, 28, 28))
+    loss, _ = recipe.d_loss(networks.critic, batch)
+    assert loss.isfinite()
+    assert networks.generator(torch.randn(2, 100)).shape == (2, 1, 28, 28)
+
+
+def test_dcgan_two_logits_is_the_softmax_of_both() -> None:
+    """softplus(-(l1 - l0)) is the cross-entropy of [l0, l1] against "real"."""
+    critic = Dcgan(DcganOptions(width=16, head="two_logits"), (1, 8, 8), 0).critic().eval()
+    image = torch.rand(5, 1, 8, 8)
+    features: list[torch.Tensor] = []
+    critic.head.register_forward_hook(lambda _, __, output: features.append(output))  # type: ignore[union-attr]
+    logit = critic(image)
+    expected = torch.nn.functional.cross_entropy(features[0], torch.ones(5, dtype=torch.long))
+    torch.testing.assert_close(torch.nn.functional.softplus(-logit).mean(), expected)
+
+
+def test_dcgan_refuses_odd_sides_and_names_one_that_fits() -> None:
+    with pytest.raises(UsageError, match="--resolution 28x32"):
+        Dcgan(DcganOptions(), (1, 27, 31), 0)
+
+
+def test_two_logits_and_one_differ_in_the_head_only() -> None:
+    one = Dcgan(DcganOptions(width=16), (1, 8, 8), 0).critic().state_dict()
+    two = Dcgan(replace(DcganOptions(width=16), head="two_logits"), (1, 8, 8), 0).critic().state_dict()
+    assert {name for name in one if one[name].shape != two[name].shape} == {"head.weight", "head.bias"}
