@@ -338,7 +338,8 @@ class Protocol:
             if len(catalogue.bundles) == 1:
                 return catalogue.bundles[0]
             raise UnknownBundleError(
-                f"{self.shown_url} has {len(names)} bundles ({shown}): say which, with bundle=…", bundles=names
+                f"{self.shown_url} has {len(names)} bundles ({shown}): say which, with bundle=… or --bundle.",
+                bundles=names,
             )
         for info in catalogue.bundles:
             if info.name == self.bundle:

@@ -58,7 +58,7 @@ def train(
     ] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
     precision: Annotated[
-        str | None, typer.Option(help="32-true, bf16-mixed or 16-mixed; measured by default.", metavar="P")
+        str | None, typer.Option(help="32-true or bf16-mixed; measured by default.", metavar="P")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; measured by default.", metavar="N")] = None,
     checkpoint_every: Annotated[
