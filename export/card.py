@@ -158,8 +158,8 @@ def _evidence(d: Description) -> str:
         lines.append("- The bytes may depend on the batch size; the differences are within the stated tolerance.")
     if not any(m.name.startswith("utility") for m in d.evidence.metrics):
         lines.append(
-            "- **Whether these images help a classifier was not measured.** Good figures above do not imply it: compare "
-            "with and without them on held-out real images, against plain augmentation (`augmint evaluate`)."
+            "- **Whether these images help a classifier was not measured.** Good figures above do not imply it: "
+            "compare with and without them on held-out real images, against plain augmentation (`augmint evaluate`)."
         )
     lines += [f"- Warning: {_text(warning)}" for warning in d.evidence.warnings]
     return "\n".join(lines)
@@ -180,8 +180,8 @@ def _limits(d: Description) -> str:
         shown = ", ".join(f"{_text(label)} ({d.data.class_counts[label]})" for label in few[:20])
         more = f" and {len(few) - 20} more" if len(few) > 20 else ""
         lines.append(
-            f"- **Few images:** {shown}{more}. Under about {FEW} training images a class, expect near copies and little "
-            "variety there."
+            f"- **Few images:** {shown}{more}. Under about {FEW} training images a class, expect near copies and "
+            "little variety there."
         )
     return "\n".join(lines)
 

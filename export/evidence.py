@@ -28,12 +28,12 @@ __all__ = ["MEASURES", "measured", "training_data"]
 
 MEASURES: Final = ("precision", "recall", "density", "coverage", "kernel_distance", "label_fidelity")
 _METHODS: Final = {
-    "precision": "improved precision (Kynkäänniemi et al. 2019)",
-    "recall": "improved recall (Kynkäänniemi et al. 2019)",
-    "density": "density (Naeem et al. 2020)",
-    "coverage": "coverage (Naeem et al. 2020)",
-    "kernel_distance": "kernel distance, MMD² with a cubic kernel (Bińkowski et al. 2018)",
-    "label_fidelity": "share of generated images that the judge takes for their class",
+    "precision": "improved precision, Kynkäänniemi et al. 2019",
+    "recall": "improved recall, Kynkäänniemi et al. 2019",
+    "density": "Naeem et al. 2020",
+    "coverage": "Naeem et al. 2020",
+    "kernel_distance": "MMD² with a cubic kernel, Bińkowski et al. 2018",
+    "label_fidelity": "share that a judge takes for their class",
 }
 _STEPS: Final = 300  # of each classifier: 0.97 on digits, about 3 seconds
 _SMALLEST: Final = 8  # pixels a side that the classifier takes
@@ -129,19 +129,19 @@ def _judge(
 def _metrics(report: FidelityReport, n_fake: int, n_real: int, judge_note: str | None) -> tuple[Metric, ...]:
     several = len(report.rows) > 1
     mean = report.mean()
-    where = f"in {report.extractor}, against the test split"
     metrics = []
     for name in MEASURES:
-        method = _METHODS[name] + (f"; {judge_note}" if name == "label_fidelity" and judge_note else f", {where}")
         if name == "label_fidelity" and report.judge is None:
             continue
+        space = judge_note if name == "label_fidelity" else f"in {report.extractor}; reals: the test split"
+        method = "; ".join(filter(None, [_METHODS[name], "mean over classes" if several else None, space]))
         missing = sorted({row.reasons[name] for row in report.rows if name in row.reasons})
         metrics.append(
             Metric(
                 name=name,
                 value=_rounded(mean[name]),
                 n=n_fake if name == "label_fidelity" else n_fake + n_real,
-                method=("mean over classes: " if several else "") + method,
+                method=method,
                 note="; ".join(missing)[:400] or None,
             )
         )

@@ -1,15 +1,17 @@
 """The gates between a traced graph and a bundle. Each either measures something and returns it, or raises a GateError.
 
-    plain            standard operators only, no random ones, no weights in another file        export.plain
-    folded           no batch norm left that a convolution or linear layer could have taken in   export.unfolded
-    signature        inputs and outputs are those of the manifest, the batch is dynamic          export.signature
-    labels           every class can be asked for, and the label makes a difference              export.labels
-    alive            finite before rounding; not one constant image                              export.not-finite, .constant
-    half_range       fp16 only: nothing within the network comes near float16's largest number   export.fp16-range
-    parity           the same grey levels as PyTorch                                             export.parity
-    batch_invariance the same bytes at every batch size and number of threads                    export.batch-invariance
-    critic_parity    the same realism as PyTorch                                                 export.critic-parity
-    reproducible     a second export gives the same bytes                                        export.not-reproducible
+    plain             standard operators only, no random ones, no weights in another file     plain
+    folded            no batch norm left that a convolution or linear layer could take in     unfolded
+    same_signature    inputs and outputs are those of the manifest, the batch is dynamic      signature
+    labels            every class can be asked for, and the label makes a difference          labels
+    alive             finite before rounding; not one constant image                          not-finite, constant
+    half_range        fp16 only: nothing within comes near float16's largest number           fp16-range
+    parity            the same grey levels as PyTorch                                         parity
+    batch_invariance  the same bytes at every batch size and number of threads                batch-invariance
+    critic_parity     the same realism as PyTorch                                             critic-parity
+    reproducible      a second export gives the same bytes                                    not-reproducible
+
+The last column is the error's code, after "export.".
 
 `torch.onnx.export(verify=True)` only logs a mismatch, so these are all there is between a wrong graph and somebody's
 training set. They run the graph as it will be served: the same optimisation level, the same session options.

@@ -1,7 +1,7 @@
 """From a PyTorch generator or critic to one self-contained ONNX graph.
 
-    generator   latent float32 [N, Z] (, label int64 [N])          -> image uint8 [N, H, W, C]
-    critic      image uint8 [N, H, W, C] (, label int64 [N])       -> realism float32 [N] (, class_logits float32 [N, K])
+    generator   latent float32 [N, Z] (, label int64 [N])       -> image uint8 [N, H, W, C]
+    critic      image uint8 [N, H, W, C] (, label int64 [N])    -> realism float32 [N] (, class_logits float32 [N, K])
 
 Conversion to grey levels is inside the graph, so that a quarter of the bytes leave the device and nobody rounds
 differently. The bytes depend on the network alone: nothing of the machine, the checkout or the clock is in them.

@@ -1,9 +1,9 @@
 """A float32 graph to half precision, for GPUs: weights and arithmetic in float16, inputs and images as before.
 
 It works on the finished float32 graph, where batch norms are folded already: folding in float32 and rounding once is
-more exact than PyTorch's `.half()`, which rounds first. What comes after the network (clipping, rounding to grey levels)
-stays float32. Both runtimes' own converters were tried: they cast back and forth around every node that is kept, and
-the result did not load.
+more exact than PyTorch's `.half()`, which rounds first. What comes after the network (clipping, rounding to grey
+levels) stays float32. ONNX Runtime's own converter was tried: it casts back and forth around every node that is to be
+kept, and what it made of these graphs did not load.
 
 This module knows plain arithmetic only; for a graph with an operator it does not foresee the session refuses the
 types, and the gates say so.

@@ -1,4 +1,4 @@
-"""The bundle's contract: what is written is read back, and whatever is broken is refused by name, fast, without harm."""
+"""The bundle's contract: what is written is read back; what is broken is refused by name, fast, without harm."""
 
 from __future__ import annotations
 

@@ -1,0 +1,199 @@
+"""What `augmint inspect BUNDLE` says: the bundle verified whole, then what it is and what was measured of it.
+
+Opening it is the verification (`augmint.Generator`), golden samples included; the critic is opened besides. Knows
+nothing of the command line: it returns a `BundleReport`, as a dict for programs or as text for people.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from augmint.bundle import MANIFEST, Manifest, Metric
+from augmint.generator import Generator, check_signature
+from augmint.runtime import open_session
+
+__all__ = ["BundleReport", "inspect_bundle"]
+
+_FEW: Final = 50  # train images of a class, below which a generator is likely to copy
+_LISTED: Final = 100
+_SHEET: Final = "samples.png"
+
+
+@dataclass(frozen=True, slots=True)
+class BundleReport:
+    """A bundle that opened.
+
+    Attributes:
+        path: the directory.
+        digest: sha256 of the manifest.
+        manifest: validated.
+        device: what the golden samples were reproduced on.
+        reproducibility: "exact" or "tolerance": how well they were, here.
+        tolerance: grey levels; 0 where exact.
+        files: name -> bytes, the manifest included.
+        sheet: path of the sample sheet, or None.
+        remark: why "auto" chose the CPU, or "".
+    """
+
+    path: str
+    digest: str
+    manifest: Manifest
+    device: str
+    reproducibility: str
+    tolerance: int
+    files: dict[str, int]
+    sheet: str | None
+    remark: str = ""
+
+    @property
+    def verdict(self) -> tuple[Metric, ...]:
+        """What was measured of the images' use for a classifier; empty where nothing was."""
+        return tuple(metric for metric in self.manifest.evidence.metrics if metric.name.startswith("utility"))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: the manifest's own parts, and what was found on this machine."""
+        manifest = self.manifest.model_dump(mode="json", exclude={"files", "schema_version", "kind"})
+        return {
+            "kind": "bundle",
+            "path": self.path,
+            "digest": self.digest,
+            "verified": True,
+            "device": self.device,
+            "reproducibility": self.reproducibility,
+            "tolerance": self.tolerance,
+            **manifest,
+            "verdict": [metric.model_dump(mode="json") for metric in self.verdict],
+            "files": {name: {"bytes": size} for name, size in self.files.items()},
+            "sheet": self.sheet,
+            "remark": self.remark,
+        }
+
+    def text(self) -> str:
+        """The report for people: plain text without markup, so print it with markup off."""
+        m = self.manifest
+        height, width, channels = m.image.shape
+        split = ", ".join(f"{n:,} {name}" for name, n in m.data.split.items())
+        exact = self.reproducibility == "exact"
+        kept = "byte for byte" if exact else f"within {self.tolerance} grey levels"
+        rows = [
+            ("digest", self.digest),
+            ("family", f"{m.architecture.family}, {m.architecture.parameters:,} parameters, step "
+                       f"{m.architecture.checkpoint_step:,} ({m.architecture.images_seen:,} images seen)"),
+            ("trained", f"{m.identity.trained}, run {m.identity.run}, augmint {m.identity.augmint_version}"),
+            ("licence", m.identity.licence),
+            ("data", f"{m.data.name}: {split}; fingerprint {m.data.fingerprint[:16]}…"),
+            ("image", f"{height}×{width}, {'colour' if channels == 3 else 'grey'}, uint8"),
+            ("latent", f"{m.sampling.latent_dim} numbers, {m.sampling.algorithm}"),
+            ("graph", f"opset {m.generator.opset}, {m.generator.precision}, optimised: {m.generator.optimisation}; "
+                      + ", ".join(f"{name} {version}" for name, version in m.generator.versions.items())),
+            ("critic", ", ".join(tensor.name for tensor in m.critic.outputs) if m.critic else "none"),
+            ("here", f"{self.device}: golden samples reproduced {kept}" + (f" ({self.remark})" if self.remark else "")),
+        ]  # fmt: skip
+        lines = [f"{m.identity.name}: verified", "", *(f"{name:<9}{value}" for name, value in rows)]
+        lines += ["", *self._classes(), "", *self._evidence()]
+        lines += ["", "files", *_table([(name, f"{size:,} bytes") for name, size in self.files.items()])]
+        if self.sheet:
+            lines += ["", f"look at {self.sheet}"]
+        # A bundle is somebody else's words: nothing in them may steer a terminal.
+        return "".join(c if c.isprintable() or c == "\n" else "?" for c in "\n".join(lines))
+
+    def _classes(self) -> list[str]:
+        names, counts = self.manifest.class_names, self.manifest.data.class_counts
+        if not names:
+            return ["classes  none: unconditional"]
+        figures = {(m.label, m.name): m for m in self.manifest.evidence.metrics if m.label is not None}
+        columns = list(dict.fromkeys(name for _, name in figures))
+        rows = [("class", "train", *(name.replace("_", " ") for name in columns))]
+        for name in names[:_LISTED]:
+            count = counts.get(name, 0)
+            few = "few" if count < _FEW else ""
+            values = (_figure(figures.get((name, column))) for column in columns)
+            rows.append((_shown(name), f"{few} {count:,}".strip(), *values))
+        lines = _table(rows)
+        return lines if len(names) <= _LISTED else [*lines, f"  … and {len(names) - _LISTED} more"]
+
+    def _evidence(self) -> list[str]:
+        evidence = self.manifest.evidence
+        overall = [metric for metric in evidence.metrics if metric.label is None]
+        lines = ["evidence"]
+        lines += _table([(m.name.replace("_", " "), _figure(m), f"n {m.n:,}", m.method) for m in overall])
+        if not overall:
+            lines.append("  no quality was measured at export")
+        if evidence.parity is not None:
+            parity = evidence.parity
+            lines.append(
+                f"  PyTorch and graph at most {parity.max_levels} grey level(s) apart, in {parity.share_differing:.1e} "
+                "of the values"
+            )
+        if evidence.batch_invariance is not None:
+            sizes = evidence.batch_invariance.batches
+            lines.append(f"  the same bytes in batches of {', '.join(map(str, sizes))}")
+        else:
+            lines.append("  not checked, or not so: the same bytes at every batch size")
+        if not self.verdict:
+            lines.append("  whether the images help a classifier was not measured")
+        lines += [f"  warning: {warning}" for warning in evidence.warnings]
+        return lines
+
+
+def inspect_bundle(path: str | os.PathLike[str], *, device: str = "cpu") -> BundleReport:
+    """Verify a bundle and report on it.
+
+    Args:
+        path: the bundle's directory.
+        device: what to reproduce the golden samples on; see `augmint.Generator`.
+
+    Raises:
+        BundleError: the bundle was refused; `code` names the check.
+        DeviceError: the device cannot be had.
+    """
+    root = Path(path)
+    generator = Generator(root, device=device)
+    manifest, content = generator.manifest, generator.files.content
+    if manifest.critic is not None:
+        critic = manifest.critic
+        session = open_session(content[critic.file], device="cpu", threads=1, optimisation=critic.optimisation)
+        check_signature(session, critic, root)
+    info = generator.info()
+    sizes = {name: len(data) for name, data in content.items()}
+    return BundleReport(
+        path=str(root),
+        digest=generator.digest,
+        manifest=manifest,
+        device=info.device,
+        reproducibility=info.reproducibility,
+        tolerance=info.tolerance,
+        files={MANIFEST: (root / MANIFEST).stat().st_size, **sizes},
+        sheet=str(root / _SHEET) if _SHEET in content else None,
+        remark=generator.remark,
+    )
+
+
+def _figure(metric: Metric | None) -> str:
+    return "–" if metric is None or metric.value is None else f"{metric.value:.3f}"
+
+
+def _shown(name: str) -> str:
+    """A label on one line of a table."""
+    text = " ".join(name.split())
+    return text if len(text) <= 40 else text[:39] + "…"
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Left-aligned names, right-aligned figures; a last column of prose is not padded."""
+    if not rows:
+        return []
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        cells += [
+            cell if i == len(row) - 1 and len(cell) > 24 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row[1:], widths[1:], strict=True), start=1)
+        ]
+        lines.append("  " + "  ".join(cells).rstrip())
+    return lines
