@@ -124,10 +124,12 @@ class Steps:
 
 
 def augmint(*arguments: object) -> None:
-    """Print a command line and run it; its failure is ours."""
+    """Print a command line and run it; where it fails it has said why, and we end with its exit code."""
     words = [str(argument) for argument in arguments]
     print(f"\n$ augmint {shlex.join(words)}", file=sys.stderr, flush=True)
-    subprocess.run([sys.executable, "-m", "augmint", *words], check=True)
+    code = subprocess.run([sys.executable, "-m", "augmint", *words], check=False).returncode
+    if code:
+        raise SystemExit(code if code > 0 else 1)
 
 
 @contextmanager
