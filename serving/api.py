@@ -132,7 +132,7 @@ class Api:
     `start` and `stop` are called in the event loop that it will run in.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         self.settings = settings
         self.bundles: dict[str, Served] = {}
         self.failure = ""  # why it never became ready
@@ -140,7 +140,7 @@ class Api:
         self._draining = False
         self._waking = False
         self._engine: Engine | None = None
-        self._metrics: Metrics | None = None
+        self._metrics = metrics
         self._access = AccessLog()
         self._rate = RateLimit(settings.rate_images, settings.max_images)
         self._encoders: ThreadPoolExecutor | None = None
@@ -181,7 +181,8 @@ class Api:
     async def start(self, worker: int | None = None) -> None:
         """Open the bundles and start the engine. A refused bundle leaves the service not ready, and says why."""
         loop = asyncio.get_running_loop()
-        self._metrics = Metrics()
+        if self._metrics is None:
+            self._metrics = Metrics()
         try:
             self.bundles = await loop.run_in_executor(None, open_bundles, self.settings, worker)
         except AugmintError as error:
