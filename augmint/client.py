@@ -143,10 +143,11 @@ class _Shell:
             if self._http is None or self._owner != owner:
                 try:
                     self._http = make(**self._settings.http_arguments())
-                # httpx2 refuses a proxy's URL with ValueError or InvalidURL, by what is wrong with it.
-                except (ValueError, httpx2.InvalidURL) as error:
+                # How httpx2 refuses a proxy's URL, the environment's too; ImportError: SOCKS without its package.
+                except (ValueError, ImportError, httpx2.InvalidURL) as error:
                     raise UsageError(
-                        f"The connection cannot be set up ({one_line(error, 200)}): check proxy=….",
+                        f"The connection cannot be set up ({one_line(error, 200)}): check proxy=… and the variables "
+                        "HTTP_PROXY, HTTPS_PROXY and ALL_PROXY.",
                         code="usage.proxy",
                     ) from None
                 self._owner = owner

@@ -21,12 +21,12 @@ import math
 import random
 import re
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Any, Final, Generic, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import httpx2
 import numpy as np
@@ -131,12 +131,11 @@ class _Prepared:
 
 
 @dataclass(frozen=True)
-class _Judged(Generic[_T]):
-    """What an outcome means: a value, or an error and whether asking again can help."""
+class _Refusal:
+    """An outcome that is no answer: the error that it means, and whether asking again can help."""
 
-    value: _T | None = None
-    error: AugmintError | None = None
-    again: bool = False
+    error: AugmintError
+    again: bool
 
 
 # ------------------------------------------------------------------------------------------------- the protocol
@@ -152,8 +151,8 @@ class Protocol:
         bundle: str | None,
         deadline: float,
         retries: int,
-        clock: Any = time.monotonic,
-        jitter: Any = random.random,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self.url = url
         self.shown_url = re.sub(r"//[^/@]*@", "//", url)  # without a password
@@ -168,9 +167,8 @@ class Protocol:
 
     def catalogue(self) -> Steps[_Catalogue]:
         call = Call("GET", "/v1/bundles", None, _MOST_CATALOGUE_BYTES, self.clock() + self.deadline)
-        reply = yield from self._ask(call, lambda reply: reply)
-        self._remembered = self._read_catalogue(reply.body)
-        return self._remembered
+        self._remembered = found = yield from self._ask(call, self._read_catalogue)
+        return found
 
     def info(self) -> Steps[BundleInfo]:
         return self._choose((yield from self.catalogue()))
@@ -263,53 +261,50 @@ class Protocol:
             "truncation": request.truncation,
             "format": "npz",
         }
-        names = sum(len(name) for name in info.class_names) + 1
-        longest = max((len(name) for name in info.class_names), default=1)
-        most_bytes = total * (math.prod(info.image_shape) + 24) + 4 * len(info.class_names) * longest + names + 65_536
+        # Labels, seeds and indices are 8 bytes each; names 4 a character, and all as long as the longest.
+        names = 4 * len(info.class_names) * max(map(len, info.class_names), default=0)
+        most_bytes = total * (math.prod(info.image_shape) + 24) + names + 65_536
         body = json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
         return Call("POST", "/v1/generate", body, most_bytes, self.clock() + self.deadline)
 
-    def _ask(self, call: Call, read: Any) -> Steps[Any]:
+    def _ask(self, call: Call, read: Callable[[Reply], _T]) -> Steps[_T]:
         """Send until it succeeds, cannot succeed, or the retries or the time are used up."""
         attempt = 0
         while True:
             judged = self._judge((yield call), read)
-            if judged.error is None:
-                return judged.value
-            wait = self._wait(judged.error, attempt)
+            if not isinstance(judged, _Refusal):
+                return judged
             if not judged.again or attempt >= self.retries:
                 raise _tried(judged.error, attempt)
+            wait = self._wait(judged.error, attempt)
             if self.clock() + wait >= call.expires:
-                raise _tried(
-                    judged.error, attempt, f"the next try would come after the deadline of {self.deadline:g} s"
-                )
+                why = f"the next try would come after the deadline of {self.deadline:g} s"
+                raise _tried(judged.error, attempt, why)
             yield Pause(wait)
             attempt += 1
 
-    def _judge(self, outcome: Outcome | None, read: Any) -> _Judged[Any]:
+    def _judge(self, outcome: Outcome | None, read: Callable[[Reply], _T]) -> _T | _Refusal:
+        assert outcome is not None, "only a Pause has no outcome"
         if isinstance(outcome, Exception):
-            error, again = map_exception(outcome, self.shown_url)
-            return _Judged(error=error, again=again)
-        assert outcome is not None
+            return _Refusal(*map_exception(outcome, self.shown_url))
         if outcome.status == 200:
             try:
-                return _Judged(value=read(outcome))
+                return read(outcome)
             except TransportError as damage:
-                return _Judged(error=damage, again=damage.code == "service.damaged")
-        return _Judged(error=self._read_problem(outcome), again=outcome.status in (429, 502, 503, 504))
+                return _Refusal(damage, again=damage.code == "service.damaged")
+        return _Refusal(self._read_problem(outcome), again=outcome.status in (429, 502, 503, 504))
 
     def _wait(self, error: AugmintError, attempt: int) -> float:
         """Seconds: what the service asked for, else doubling, with jitter so that clients do not return as one."""
-        asked = getattr(error, "retry_after", None)
-        if asked is not None:
-            return float(asked) + 0.1 * float(self.jitter())
-        return min(_BACKOFF * 2.0**attempt, _LONGEST_BACKOFF) * (0.5 + 0.5 * float(self.jitter()))
+        if isinstance(error, UnavailableError) and error.retry_after is not None:
+            return error.retry_after + 0.1 * self.jitter()
+        return min(_BACKOFF * 2.0**attempt, _LONGEST_BACKOFF) * (0.5 + 0.5 * self.jitter())
 
     # -------------------------------------------------------------------------------------- reading answers
 
-    def _read_catalogue(self, body: bytes) -> _Catalogue:
+    def _read_catalogue(self, reply: Reply) -> _Catalogue:
         try:
-            catalogue = _CATALOGUE.validate_json(body)
+            catalogue = _CATALOGUE.validate_json(reply.body)
             for info in catalogue.bundles:
                 if not (
                     re.fullmatch(r"[0-9a-f]{64}", info.digest)
@@ -358,8 +353,9 @@ class Protocol:
             self._not_augmint("no Augmint-Reproducibility in its answer")
         arrays = unpack(reply.body, most=asked, image_shape=info.image_shape)
         labels, indices = request.addresses(start, start + asked)
-        if headers.get("Augmint-Delivered") != str(len(arrays["images"])):
-            self._not_augmint("its answer holds another number of images than it says")
+        counted = (headers.get("Augmint-Requested"), headers.get("Augmint-Delivered"))
+        if counted != (str(asked), str(len(arrays["images"]))):
+            self._not_augmint("its answer counts other images than it holds or was asked for")
         if (
             arrays["class_names"] != info.class_names
             or not _follows(arrays["labels"], arrays["indices"], labels, indices)
@@ -571,7 +567,7 @@ def map_exception(error: Exception, url: str) -> tuple[AugmintError, bool]:
 class Collector:
     """The body of an answer as it arrives, cut off where it is too long or too late."""
 
-    def __init__(self, call: Call, response: httpx2.Response, clock: Any) -> None:
+    def __init__(self, call: Call, response: httpx2.Response, clock: Callable[[], float]) -> None:
         if response.headers.get("Content-Encoding", "identity") != "identity":
             # The digest is of the encoded bytes, and a small body could unpack to any size.
             raise OverrunError("came compressed, which was not asked for")

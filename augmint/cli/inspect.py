@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from augmint.cli.options import Json, Token
+from augmint.cli.options import Device, Json, Token
 from augmint.errors import UsageError
 
 __all__ = ["inspect"]
@@ -26,6 +26,7 @@ def inspect(
     sheet: Annotated[
         Path | None, typer.Option(help="Of a data set: write a contact sheet there.", metavar="FILE.png")
     ] = None,
+    device: Device = "cpu",
     token: Token = None,
     json: Json = False,
 ) -> None:
@@ -47,7 +48,7 @@ def inspect(
         case "service":
             document, text = _service(what, token)
         case "bundle":
-            document, text = _bundle(path)
+            document, text = _bundle(path, device)
         case "run":
             document, text = _run(path)
         case _:
@@ -65,10 +66,10 @@ def _data(spec: str, sheet: Path | None) -> tuple[Any, str]:
     return report.as_dict(), report.text()
 
 
-def _bundle(path: Path) -> tuple[Any, str]:
+def _bundle(path: Path, device: str) -> tuple[Any, str]:
     from augmint.bundle_report import inspect_bundle
 
-    report = inspect_bundle(path)
+    report = inspect_bundle(path, device=device)
     return report.as_dict(), report.text()
 
 

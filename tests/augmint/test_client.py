@@ -6,6 +6,7 @@ import asyncio
 import io
 import multiprocessing
 import pickle
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -236,6 +237,13 @@ def test_wrong_settings_are_named_at_once(url: str, settings: dict[str, Any], co
 def test_a_wrong_proxy_is_named_too(proxy: str) -> None:
     with pytest.raises(UsageError, match="proxy"):
         Client(URL, proxy=proxy).info()
+
+
+def test_a_wrong_proxy_in_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    with pytest.raises(UsageError, match="ALL_PROXY"):
+        Client(URL).info()
 
 
 def test_several_bundles_must_be_told_apart(connect: Any, generator: Generator, plain: Generator) -> None:
@@ -614,7 +622,9 @@ def test_a_changed_npz_is_read_right_or_refused(at: int, value: int, cut: int) -
     assert arrays["images"].shape[1:] == (8, 8, 1)
 
 
-@pytest.mark.parametrize("name", ["Repr-Digest", "Augmint-Bundle", "Augmint-Delivered", "Augmint-Reproducibility"])
+@pytest.mark.parametrize(
+    "name", ["Repr-Digest", "Augmint-Bundle", "Augmint-Requested", "Augmint-Delivered", "Augmint-Reproducibility"]
+)
 def test_a_header_that_a_proxy_removed_is_missed(connect: Any, generator: Generator, name: str) -> None:
     def remove(response: httpx2.Response) -> httpx2.Response:
         headers = {k: v for k, v in response.headers.items() if k != name.lower()}
