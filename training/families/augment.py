@@ -177,7 +177,7 @@ class Critic(nn.Module):
                 with torch.no_grad():
                     self.typical.lerp_(distance[:reals].float().mean(0), 0.01)
         else:
-            distance = self.typical.to(maps.dtype).expand(len(image), -1)
+            distance = self.typical.to(maps.dtype).expand(image.shape[0], -1)
         features = F.leaky_relu(self.features(torch.cat([maps.flatten(1), distance], 1)), 0.2)
         logit: Tensor = self.realism(features).squeeze(1)
         if self.embedding is None:
