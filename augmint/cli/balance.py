@@ -68,6 +68,8 @@ def balance(
         check_out(str(out), form)
     wanted = parse_strategy(strategy or ["auto"])
     loaded = load_data(data, skip_bad=skip_bad)
+    for note in (*loaded.notes, *(f"left out: {bad}" for bad in loaded.bad)):
+        talk(note)
     opened = open_source(source, bundle=bundle, device=device, token=token)
     counts = loaded.counts("train")
     rows = tuple(PlanRow(label, counts[label], n) for label, n in plan(counts, wanted).items())

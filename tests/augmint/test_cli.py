@@ -329,6 +329,16 @@ def test_balance_writes_real_and_synthetic(run: Run, pets: Path, tiny_bundle: Pa
     assert (document["seed"], document["format"]) == (3, "folder" if out == "b" else "npz")
 
 
+def test_what_is_left_out_of_the_data_is_said(run: Run, pets: Path, tiny_bundle: Path) -> None:
+    shutil.copytree(pets, "pets")
+    Path("pets/cat/broken.png").write_bytes(b"")
+    Path("pets/metadata.csv").unlink()
+    refused(run("balance", "pets", tiny_bundle, "--dry-run"), 1, "broken.png", "--skip-bad")
+    ran = run("balance", "pets", tiny_bundle, "--dry-run", "--skip-bad")
+    assert ran.code == 0
+    assert "left out: cat/broken.png" in ran.err
+
+
 def test_balancing_refuses_in_one_line(
     run: Run, pets: Path, tiny_bundle: Path, tiny_bundle_unconditional: Path
 ) -> None:
@@ -376,6 +386,37 @@ def test_inspect_tells_data_sets_and_services_apart(
     assert document["bundles"][0]["digest"] == generator.digest
     refused(run("inspect", "http://service.test", "--sheet", "x.png"), 2, "--sheet")
     refused(run("inspect", "nowhere"), 1, "nowhere")
+
+
+def test_inspect_verifies_a_bundle(run: Run, tiny_bundle: Path, generator: Generator) -> None:
+    assert "golden samples reproduced byte for byte" in run("inspect", tiny_bundle).out
+    document = json.loads(run("inspect", tiny_bundle, "--json").out)
+    assert (document["verified"], document["digest"]) == (True, generator.digest)
+    shutil.copytree(tiny_bundle, "broken")
+    Path("broken/extra").touch()
+    refused(run("inspect", "broken"), 1, "extra")
+
+
+def test_inspect_tells_how_a_run_stands(run: Run) -> None:
+    config = pytest.importorskip("training.config")
+    runs = pytest.importorskip("training.run")
+    made = config.TrainConfig(
+        made_with="x", data="pets", data_name="pets", data_fingerprint="0", skip_bad=False, class_names=NAMES,
+        class_counts=(3, 2, 1), image_shape=(8, 8, 1), resize="fit", family="gan",
+        options=config.options_from("gan", {}), conditional=False, seed=4, steps=9, minutes=None, device="cpu",
+        precision="32-true", threads=1, channels_last=False, log_every=1, evaluate_every=1, score_images=9,
+        checkpoint_every=1, tensorboard=False,
+    )  # fmt: skip
+    training = runs.Run.create("r", made)
+    assert "r: killed, step 0 of 9" in run("inspect", "r").out  # it says "running", but nobody holds its lock
+    training.write_status(
+        runs.Status("stopped", 5, 9, 2.0, runs.Best(4, float("nan")), (runs.Alarm("saturated", 3, "D has won."),))
+    )
+    ran = run("inspect", "r")
+    assert "augmint train --resume r" in ran.out
+    assert "step 3: D has won." in ran.out
+    document = json.loads(run("inspect", "r", "--json").out)
+    assert (document["state"], document["best"]["score"], document["class_names"]) == ("stopped", None, list(NAMES))
 
 
 # ------------------------------------------------------------------------------------------------- the other rooms
