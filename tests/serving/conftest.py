@@ -85,13 +85,13 @@ def free_port() -> int:
 
 def environment(home: Path, **variables: str) -> dict[str, str]:
     """The test's own environment without any AUGMINT_* of the user's, and a BENTOML_HOME of its own."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AUGMINT_", "BENTOML_"))}
+    others = ("AUGMINT_", "BENTOML_", "PYTHONWARNINGS")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     return {
         **kept,
         "BENTOML_HOME": str(home),
         "BENTOML_DO_NOT_TRACK": "True",
         "AUGMINT_CACHE": str(home / "cache"),
-        "PYTHONWARNINGS": "default",  # pytest's "error" is for our process: BentoML warns of itself
         **variables,
     }
 
