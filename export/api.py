@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 import augmint
@@ -53,7 +54,7 @@ from export.again import SecondExport
 from export.card import FEW, SHEET_SEED, model_card
 from export.evidence import measured, training_data
 from export.gates import Subject
-from export.graph import OPSET, signature, versions
+from export.graph import OPSET, serialise, versions
 from export.networks import Networks, Precision, Which, load, trace
 
 __all__ = ["ExportRequest", "ExportResult", "export_run"]
@@ -159,7 +160,7 @@ def export_run(request: ExportRequest, *, say: Say | None = None) -> ExportResul
         clock("load")
         graphs = trace(networks, request.precision)
         clock("trace")
-        description, files = _description(networks, request, name, graphs)
+        description = _description(networks, request, name, graphs)
 
         say("checking the graph against PyTorch …")
         metadata = essentials(description)
@@ -169,7 +170,7 @@ def export_run(request: ExportRequest, *, say: Say | None = None) -> ExportResul
         description = replace_evidence(description, _gate_generator(subject, networks, request.precision, description))
         clock("gates")
 
-        content = {GENERATOR: model, **files}
+        content = {GENERATOR: model}
         if "critic" in graphs:
             say("checking the critic …")
             critic = _with_metadata(graphs["critic"], {METADATA_KEY: _compact({**metadata, "part": "critic"})})
@@ -178,7 +179,7 @@ def export_run(request: ExportRequest, *, say: Say | None = None) -> ExportResul
             content[CRITIC] = critic
             clock("critic")
 
-        data, problem = training_data(networks.config)
+        data, problem = training_data(networks.config, say)
         description = _with_data(description, data)
         warnings = list(description.evidence.warnings)
         metrics: tuple[Metric, ...] = ()
@@ -279,7 +280,6 @@ def _subject(networks: Networks, model: bytes) -> Subject:
 def _gate_generator(subject: Subject, networks: Networks, precision: Precision, description: Description) -> Evidence:
     """Run the gates on the generator; what they measured is evidence."""
     gates.folded(subject.model)
-    gates.same_signature(subject.model, description.generator.inputs, description.generator.outputs)
     if precision == "fp16":
         gates.half_range(_subject(networks, trace(replace(networks, critic=None), "fp32")["generator"]))
     gates.alive(subject)
@@ -300,29 +300,24 @@ def _gate_critic(model: bytes, networks: Networks, subject: Subject) -> None:
 # --------------------------------------------------------------------------------------------------- description
 
 
-def _description(
-    networks: Networks, request: ExportRequest, name: str, graphs: dict[str, bytes]
-) -> tuple[Description, dict[str, bytes]]:
-    """All but the evidence, and no files yet."""
-    import onnx
-
+def _description(networks: Networks, request: ExportRequest, name: str, graphs: dict[str, bytes]) -> Description:
+    """All but the evidence."""
     config, class_names = networks.config, networks.class_names
     height, width, channels = config.image_shape
     trained = datetime.fromtimestamp(networks.run.checkpoint_path(request.which).stat().st_mtime, UTC)
-    inputs = [Tensor(name="latent", dtype="float32", shape=("N", config.options.latent_dim))]
-    if class_names:
-        inputs.append(Tensor(name="label", dtype="int64", shape=("N",)))
+    latent = Tensor(name="latent", dtype="float32", shape=("N", config.options.latent_dim))
+    label = (Tensor(name="label", dtype="int64", shape=("N",)),) if class_names else ()
+    image = Tensor(name="image", dtype="uint8", shape=("N", height, width, channels))
+    generator = _graph(GENERATOR, (latent, *label), (image,), request.precision)
+    gates.same_signature(graphs["generator"], generator.inputs, generator.outputs)
     critic = None
     if "critic" in graphs:
-        critic_inputs, critic_outputs = signature(onnx.ModelProto.FromString(graphs["critic"]))
-        critic = _graph(CRITIC, critic_inputs, critic_outputs, "fp32")
-    generator = _graph(
-        GENERATOR,
-        tuple(inputs),
-        (Tensor(name="image", dtype="uint8", shape=("N", height, width, channels)),),
-        request.precision,
-    )
-    description = Description(
+        outputs = [Tensor(name="realism", dtype="float32", shape=("N",))]
+        if gates.number_of_outputs(graphs["critic"]) > 1:
+            outputs.append(Tensor(name="class_logits", dtype="float32", shape=("N", config.num_classes)))
+        critic = _graph(CRITIC, (image, *label), tuple(outputs), "fp32")
+        gates.same_signature(graphs["critic"], critic.inputs, critic.outputs, what="critic")
+    return Description(
         identity=Identity(
             name=name,
             augmint_version=augmint.__version__,
@@ -352,7 +347,6 @@ def _description(
         evidence=Evidence(warnings=_warnings(networks, request)),
         golden=_golden_addresses(class_names),
     )
-    return description, {}
 
 
 def _graph(file: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], precision: Precision) -> Graph:
@@ -459,10 +453,6 @@ def _sheet(description: Description, subject: Subject) -> tuple[bytes, dict[str,
 
 
 def _with_metadata(model: bytes, metadata: dict[str, str]) -> bytes:
-    import onnx
-
-    from export.graph import serialise
-
     return serialise(onnx.ModelProto.FromString(model), metadata)
 
 

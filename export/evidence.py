@@ -44,12 +44,16 @@ _SEED: Final = 0xE71DE  # of the images measured; not that of the sample sheet
 Render = Callable[[NDArray[np.int64], NDArray[np.uint64], NDArray[np.uint64]], NDArray[np.uint8]]
 
 
-def training_data(config: TrainConfig) -> tuple[DataSet | None, str]:
-    """The data set a run was trained on, or None and a sentence why not (gone, unreadable, or no longer the same)."""
+def training_data(config: TrainConfig, say: Callable[[str], None]) -> tuple[DataSet | None, str]:
+    """The data set a run was trained on; or None and, for the model card, why not.
+
+    What exactly was wrong goes to `say`: it names a path of this machine, which is nobody else's business.
+    """
     try:
         data = load_data(config.data, skip_bad=config.skip_bad)
     except AugmintError as error:
-        return None, f"The training data could not be read again at export ({error})"
+        say(str(error))
+        return None, "The training data could not be read again at export"
     if data.fingerprint != config.data_fingerprint:
         return None, "The training data have changed since training"
     return data, ""

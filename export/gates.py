@@ -53,6 +53,7 @@ __all__ = [
     "folded",
     "half_range",
     "labels",
+    "number_of_outputs",
     "parity",
     "plain",
     "reproducible",
@@ -192,9 +193,14 @@ def same_signature(
         if tuple(promised) != found:
             shown = ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in found)
             raise GateError(
-                f"The exported {what} has the {side} {shown}: a fixed batch, or not what its kind must have.",
+                f"The exported {what} has the {side} {shown}, which is not what its kind must have (a batch that is no "
+                "N was fixed by the network's code: `len(x)` does that, `x.shape[0]` does not).",
                 code="export.signature",
             )
+
+
+def number_of_outputs(model: bytes) -> int:
+    return len(onnx.ModelProto.FromString(model).graph.output)
 
 
 # ------------------------------------------------------------------------------------------------- running the graph

@@ -82,12 +82,25 @@ class _ConditionalCritic(_Critic):
 def frozen(network: nn.Module) -> nn.Module:
     """A copy for inference: float32 on the CPU, eval mode, spectral norm and the like replaced by their value."""
     network = copy.deepcopy(network).to(device="cpu", dtype=torch.float32).eval()
-    with torch.no_grad():
-        for module in list(network.modules()):
-            if parametrize.is_parametrized(module):
-                for name in list(module.parametrizations):  # type: ignore[arg-type]
-                    parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+    for module in list(network.modules()):
+        if parametrize.is_parametrized(module):
+            _bake(module)
     return network.requires_grad_(False)
+
+
+def _bake(module: nn.Module) -> None:
+    """Replace a module's parametrizations by the values they give now.
+
+    `torch.nn.utils.parametrize.remove_parametrizations` would change the module that this one is a copy of as well: a
+    deep copy shares the class that was made for its original, and it deletes from that class.
+    """
+    assert isinstance(module.parametrizations, nn.ModuleDict)
+    with torch.no_grad():
+        values = {name: getattr(module, name).detach().clone() for name in module.parametrizations}
+    module.__class__ = type(module).__bases__[0]
+    del module.parametrizations
+    for name, value in values.items():
+        module.register_parameter(name, nn.Parameter(value, requires_grad=False))
 
 
 def generator_graph(
