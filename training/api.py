@@ -100,7 +100,7 @@ def train(request: TrainRequest, *, progress: bool | None = None) -> Run:
             device=device,
             precision=precision or "32-true",
             threads=request.threads or 1,
-            channels_last=device == "cuda",
+            channels_last=True,  # never measured slower; a probe may still find it so
             log_every=1,
             evaluate_every=1,
             score_images=SCORE_IMAGES[-1],
@@ -162,9 +162,10 @@ def resume(run: Run | str | Path, *, data: str | Path | DataSet | None = None, p
             )
         material = _Material(config, found)
         with torch_settings(device=config.device, threads=config.threads):
-            if run.checkpoint_path("scorer").is_file():
-                scorer = material.restore_scorer(run)
-            else:  # killed before the first step
+            scorer = material.restore_scorer(run)
+            if scorer is None:
+                if resumed is not None:
+                    reporter.say("note: what scored checkpoints cannot be read; scores from now on are from a new one.")
                 scorer = material.fit_scorer(seconds=6.0)
                 run.save_checkpoint("scorer", scorer.state_dict())
         reporter.say(f"going on with {run.path} at step {resumed['state']['step'] if resumed else 0}.")
@@ -210,8 +211,12 @@ class _Material:
     def fit_scorer(self, *, steps: int | None = None, seconds: float = 6.0) -> SelectionScore:
         return SelectionScore.fit(*self._scored(), seed=0, steps=steps, seconds=min(seconds, 6.0))
 
-    def restore_scorer(self, run: Run) -> SelectionScore:
-        return SelectionScore.restore(run.load_checkpoint("scorer"), *self._scored())
+    def restore_scorer(self, run: Run) -> SelectionScore | None:
+        """None when the run was killed before it had one, or had one that this version cannot read."""
+        try:
+            return SelectionScore.restore(run.load_checkpoint("scorer"), *self._scored())
+        except (TrainingError, RuntimeError, KeyError, ValueError):
+            return None
 
     def _scored(
         self,

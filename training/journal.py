@@ -48,7 +48,12 @@ class Journal:
             {"step": step, "kind": "score", "score": examination.score, **details, "seconds": seconds}
         )
         sheet = contact_sheet(
-            examination.sheet, examination.sheet_labels, self.rows, per_class=10 if self.rows else 100, columns=10
+            examination.sheet,
+            examination.sheet_labels,
+            self.rows,
+            per_class=10 if self.rows else 100,
+            columns=10,
+            counts=self.run.config.class_counts if self.rows else None,
         )
         self.run.write_image(self.run.sheet_path(step), sheet)
         if self.tensorboard:

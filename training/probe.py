@@ -69,7 +69,7 @@ def fastest_settings(
 ) -> tuple[TrainConfig, float]:
     """The fastest of memory formats, precisions and threads, one change at a time, and its steps a second."""
     best, best_rate = config, measure(config)
-    trials: list[Callable[[TrainConfig], TrainConfig]] = [lambda c: replace(c, channels_last=True)]
+    trials: list[Callable[[TrainConfig], TrainConfig]] = [lambda c: replace(c, channels_last=not c.channels_last)]
     if not fixed_precision and supports_bf16(config.device):
         trials.append(lambda c: replace(c, precision="bf16-mixed"))
     if not fixed_threads and config.device == "cpu" and cores() > 1:
