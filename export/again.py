@@ -28,7 +28,8 @@ class SecondExport:
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONHASHSEED"} | {"PYTHONPATH": path}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "export.again", str(run), which, precision],
+            # -P: the directory we are called from may have an `export` of its own.
+            [sys.executable, "-P", "-m", "export.again", str(run), which, precision],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -23,6 +23,7 @@ from typing import Any, Final, get_args
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 import augmint
 from augmint.bundle import (
@@ -63,7 +64,7 @@ GENERATOR: Final = "generator.onnx"
 CRITIC: Final = "critic.onnx"
 GOLDEN_SEED: Final = 20
 
-_TOLERANCE: Final[dict[Precision, int]] = {"fp32": 2, "fp16": 16}
+_TOLERANCE: Final[dict[Precision, int]] = {"fp32": 2, "fp16": 8}
 _GOLDEN_ROWS: Final = 128
 _SHEET_CLASSES: Final = 64
 _SHEET_PER_CLASS: Final = 12
@@ -160,14 +161,21 @@ def export_run(request: ExportRequest, *, say: Say | None = None) -> ExportResul
         clock("load")
         graphs = trace(networks, request.precision)
         clock("trace")
-        description = _description(networks, request, name, graphs)
+        try:
+            description = _description(networks, request, name, graphs)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"])) or "manifest"
+            raise ExportError(
+                f"This run does not fit into a bundle ({where}: {first['msg']}).", code="export.description"
+            ) from error
 
         say("checking the graph against PyTorch …")
         metadata = essentials(description)
         model = _with_metadata(graphs["generator"], {METADATA_KEY: _compact(metadata)})
         subject = _subject(networks, model)
         gates.plain(model, metadata)
-        description = replace_evidence(description, _gate_generator(subject, networks, request.precision, description))
+        description = _with_evidence(description, _gate_generator(subject, networks, request.precision, description))
         clock("gates")
 
         content = {GENERATOR: model}
@@ -194,7 +202,7 @@ def export_run(request: ExportRequest, *, say: Say | None = None) -> ExportResul
             warnings += found
             clock("evaluate")
         evidence = description.evidence.model_copy(update={"metrics": metrics, "warnings": tuple(warnings)})
-        description = replace_evidence(description, evidence)
+        description = _with_evidence(description, evidence)
 
         content["golden.npy"] = _golden(description, subject)
         sheet, shown = _sheet(description, subject)
@@ -388,7 +396,8 @@ def _with_data(description: Description, data: DataSet | None) -> Description:
     return description.model_copy(update={"data": description.data.model_copy(update={"split": split})})
 
 
-def replace_evidence(description: Description, evidence: Evidence) -> Description:
+def _with_evidence(description: Description, evidence: Evidence) -> Description:
+    """The same, with other evidence."""
     return description.model_copy(update={"evidence": evidence})
 
 

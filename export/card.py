@@ -70,10 +70,11 @@ def _look(sheet: Mapping[str, int] | int | None) -> str:
         shown = dict(list(sheet.items())[:2])
         asked = json.dumps(shown, ensure_ascii=False)
         asked = asked[:-1] + ", …}" if len(sheet) > len(shown) else asked
+    by_class = not isinstance(sheet, int)
     return (
-        "![Samples, one block of rows for each class](samples.png)\n\n"
-        f"Not selected: the first images of seed {SHEET_SEED} (`generate({_code(asked)}, seed={SHEET_SEED})`). "
-        "The number under a class is how many real images it was trained on."
+        f"![Samples{', one block of rows for each class' if by_class else ''}](samples.png)\n\n"
+        f"Not selected: the first images of seed {SHEET_SEED} (`generate({_code(asked)}, seed={SHEET_SEED})`)."
+        + (" The number under a class is how many real images it was trained on." if by_class else "")
     )
 
 
@@ -105,8 +106,19 @@ augmint serve {name}
 curl -o samples.npz -H 'Content-Type: application/json' -d {_shell(json_body)} http://localhost:3000/v1/generate
 ```
 
-The same seed gives the same images, whatever is asked for beside them: on the machine type and ONNX Runtime version it
-was exported with byte for byte, elsewhere within {d.sampling.tolerance} grey levels."""
+{_promise(d)}"""
+
+
+def _promise(d: Description) -> str:
+    if d.evidence.batch_invariance is None:
+        return (
+            f"The same seed gives the same images within {d.sampling.tolerance} grey levels: in half precision they "
+            "may differ by batch size and device."
+        )
+    return (
+        "The same seed gives the same images, whatever is asked for beside them: byte for byte on the processor type "
+        f"and ONNX Runtime version of the export, elsewhere within {d.sampling.tolerance} grey levels."
+    )
 
 
 def _data(d: Description) -> str:
@@ -122,16 +134,17 @@ def _data(d: Description) -> str:
             else "Only the train images were trained on."
         ),
     ]
-    if d.data.class_counts:
+    if d.class_names:
         per_class = _by_label(d.evidence.metrics)
         columns = [name for name in dict.fromkeys(m.name for m in d.evidence.metrics if m.label is not None)]
         lines += ["", "| class | train images |" + "".join(f" {_words(name)} |" for name in columns)]
         lines += ["|---|---:|" + "---:|" * len(columns)]
-        for label, n in list(d.data.class_counts.items())[:_ROWS]:
+        for label in d.class_names[:_ROWS]:
+            n = d.data.class_counts.get(label, 0)
             figures = "".join(f" {_figure(per_class.get((label, name)))} |" for name in columns)
             lines.append(f"| {_text(label)} | {n:,} |{figures}")
-        if len(d.data.class_counts) > _ROWS:
-            lines.append(f"\n… and {len(d.data.class_counts) - _ROWS} more classes; all are in manifest.json.")
+        if len(d.class_names) > _ROWS:
+            lines.append(f"\n… and {len(d.class_names) - _ROWS} more classes; all are in manifest.json.")
     return "\n".join(lines).rstrip()
 
 
@@ -159,14 +172,14 @@ def _evidence(d: Description) -> str:
     if not any(m.name.startswith("utility") for m in d.evidence.metrics):
         lines.append(
             "- **Whether these images help a classifier was not measured.** Good figures above do not imply it: "
-            "compare with and without them on held-out real images, against plain augmentation (`augmint evaluate`)."
+            "compare with and without them on held-out real images, against plain augmentation."
         )
     lines += [f"- Warning: {_text(warning)}" for warning in d.evidence.warnings]
     return "\n".join(lines)
 
 
 def _limits(d: Description) -> str:
-    few = [label for label, n in d.data.class_counts.items() if n < FEW]
+    few = [label for label in d.class_names if d.data.class_counts.get(label, 0) < FEW]
     lines = [
         "## Intended use and limits",
         "",
@@ -177,7 +190,7 @@ def _limits(d: Description) -> str:
         "- An image may not show its class. Check samples by eye before training on them.",
     ]
     if few:
-        shown = ", ".join(f"{_text(label)} ({d.data.class_counts[label]})" for label in few[:20])
+        shown = ", ".join(f"{_text(label)} ({d.data.class_counts.get(label, 0)})" for label in few[:20])
         more = f" and {len(few) - 20} more" if len(few) > 20 else ""
         lines.append(
             f"- **Few images:** {shown}{more}. Under about {FEW} training images a class, expect near copies and "

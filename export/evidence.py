@@ -105,7 +105,7 @@ def measured(config: TrainConfig, data: DataSet, render: Render) -> tuple[tuple[
             features=features,
             judge=judge,
         )
-    return _metrics(report, len(fakes), len(reals), judge_note), _warnings(report, len(names) if num_classes else 1)
+    return _metrics(report, judge_note), _warnings(report, len(names) if num_classes else 1)
 
 
 def _affordable(shape: tuple[int, int, int]) -> int:
@@ -130,7 +130,7 @@ def _judge(
     return judge, f"judge: {judge.name}, right on {np.mean(right):.3f} of the train images (mean over classes)"
 
 
-def _metrics(report: FidelityReport, n_fake: int, n_real: int, judge_note: str | None) -> tuple[Metric, ...]:
+def _metrics(report: FidelityReport, judge_note: str | None) -> tuple[Metric, ...]:
     several = len(report.rows) > 1
     mean = report.mean()
     metrics = []
@@ -144,7 +144,7 @@ def _metrics(report: FidelityReport, n_fake: int, n_real: int, judge_note: str |
             Metric(
                 name=name,
                 value=_rounded(mean[name]),
-                n=n_fake if name == "label_fidelity" else n_fake + n_real,
+                n=sum(_images_in(row, name) for row in report.rows),
                 method=method,
                 note="; ".join(missing)[:400] or None,
             )
@@ -155,16 +155,20 @@ def _metrics(report: FidelityReport, n_fake: int, n_real: int, judge_note: str |
 
 
 def _of_class(row: FidelityRow, name: str) -> Metric:
-    n = {"kernel_distance": row.n_fake + row.n_real, "label_fidelity": row.n_fake}.get(name, 2 * row.n)
     reason = row.reasons.get(name)
     return Metric(
         name=name,
         value=_rounded(getattr(row, name)),
-        n=n,
+        n=_images_in(row, name),
         method="as overall",
         label=row.name,
         note=reason[:400] if reason else None,
     )
+
+
+def _images_in(row: FidelityRow, name: str) -> int:
+    """How many images, real and generated, a measure of a row rests on."""
+    return {"kernel_distance": row.n_fake + row.n_real, "label_fidelity": row.n_fake}.get(name, 2 * row.n)
 
 
 def _warnings(report: FidelityReport, classes: int) -> tuple[str, ...]:

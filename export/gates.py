@@ -81,8 +81,8 @@ _HALF_LIMIT: Final = 32_752.0
 
 # Measured on all families, 28 to 64 px: 1 level in at most 2.6e-5 of the values.
 PARITY_FP32: Final = Limits(levels=1, share=1e-4)
-# 11 significant bits instead of 24. The share may be anything: a level is 1/256 of the range, a half's step 1/2048.
-PARITY_FP16: Final = Limits(levels=8, share=1.0)
+# 11 significant bits instead of 24. Measured: 1 level in 1 % of the values; a GPU rounds in more places than a CPU.
+PARITY_FP16: Final = Limits(levels=4, share=0.25)
 
 
 @dataclass(frozen=True, eq=False)

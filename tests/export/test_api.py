@@ -270,14 +270,6 @@ def test_a_second_export_that_differs_stops_the_export(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_second_export_that_fails_is_one_sentence(tmp_path: Path) -> None:
-    with SecondExport(tmp_path / "nothing", "best", "fp32") as second, pytest.raises(GateError) as caught:
-        second.digest("generator")
-    assert caught.value.code == "export.not-reproducible"
-    assert "\n" not in str(caught.value)
-    assert "does not exist" in str(caught.value)
-
-
 @pytest.mark.usefixtures("quick")
 def test_a_run_that_changes_meanwhile_is_not_exported(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -302,6 +294,32 @@ def test_data_that_are_gone_leave_a_bundle_without_figures(run: Path, tmp_path: 
     assert any(str(tmp_path / "gone") in line for line in lines), "the user is told which"
     assert any("nothing was measured" in warning for warning in result.warnings)
     assert str(tmp_path) not in (result.path / MANIFEST).read_text(), "no path of this machine"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_label_too_long_for_a_manifest_is_one_sentence(run: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(run, tmp_path / "run"))
+    config = json.loads((moved / "config.json").read_text())
+    config["class_names"][3] = "x" * 300
+    (moved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ExportError) as caught:
+        export_run(ExportRequest(run=moved, out=tmp_path / "bundle"))
+    assert caught.value.code == "export.description"
+    assert "class_names" in str(caught.value)
+
+
+def test_a_second_export_that_fails_is_one_sentence_wherever_it_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From another project's directory, whose own `export` must not be taken for ours."""
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "__init__.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    with SecondExport(tmp_path / "nothing", "best", "fp32") as second, pytest.raises(GateError) as caught:
+        second.digest("generator")
+    assert caught.value.code == "export.not-reproducible"
+    assert "\n" not in str(caught.value)
+    assert "does not exist" in str(caught.value)
 
 
 # ------------------------------------------------------------------------------------------------------ families
