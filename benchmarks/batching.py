@@ -3,13 +3,16 @@
     python benchmarks/batching.py [--bundle BUNDLE] [--seconds 4] [--rounds 3]
 
 Both services are started here, on loopback, with the same settings but AUGMINT_BATCHING; "off" runs every request as a
-session call of its own, on as many threads as "on" has. They are loaded in turn (on, off, on, off, …), so that a
-machine that slows down slows both. Without --bundle a DCGAN-shaped generator of 28×28 with random weights is built:
-speed does not depend on what it learned.
+session call of its own, on as many threads as "on" has, which is the best that a service without batching does on a
+CPU. They are loaded in turn (on, off, on, off, …), so that a machine that slows down slows both.
 
-The load comes from `wrk` (Debian: apt-get install wrk), which costs about 20 µs of CPU a request and shares the cores
-with the service: so the service's own CPU time per image is printed beside the images per second. Results go to stdout,
-with machine and date.
+Without --bundle two generators of 28×28 with random weights are built, since speed does not depend on what was learned:
+the family `gan` at its paper's size, whose calls cost what reading its weights costs, and a small DCGAN, whose calls
+cost what its arithmetic costs. What batching can gain on a CPU lies between: it saves a call's fixed costs, never the
+arithmetic, and every request's HTTP remains. On a GPU, where a call is nearly all fixed costs, it gains more.
+
+The load comes from `wrk` (Debian: apt-get install wrk), which shares the cores with the service: so the service's own
+CPU time an image is printed beside the images a second. Results go to stdout, with machine and date.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import io
 import json
 import os
 import platform
@@ -31,11 +35,14 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import psutil
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,41 +66,65 @@ from augmint.bundle import (  # noqa: E402
 from augmint.latents import latents  # noqa: E402
 
 CONNECTIONS = 32
-CLASSES = tuple("0123456789")
 
 
 # ------------------------------------------------------------------------------------------------- a generator
 
 
-def write_dcgan_bundle(path: Path, *, latent_dim: int = 64, width: int = 32) -> Path:
-    """latent and label -> 7×7 -> 14×14 -> 28×28 by transposed convolutions, as in DCGAN; random weights."""
-    import onnxruntime
+def _weights(rng: np.random.Generator, *shape: int) -> NDArray[np.float32]:
+    return (rng.normal(size=shape) / np.sqrt(np.prod(shape[:1] + shape[2:]))).astype(np.float32)
 
+
+def gan_graph() -> tuple[int, list[onnx.NodeProto], dict[str, Any]]:
+    """The family `gan` at its paper's size (Goodfellow et al. 2014, mnist.yaml): 100 -> 1200 -> 1200 -> 784, 2.5 M
+    weights: a call spends its time on reading them, however many images it makes."""
     rng = np.random.default_rng(0)
+    widths = (100, 1200, 1200, 784)
+    nodes, constants, hidden = [], {}, "latent"
+    for layer, (n_in, n_out) in enumerate(pairwise(widths)):
+        constants |= {f"w{layer}": _weights(rng, n_in, n_out), f"b{layer}": np.zeros(n_out, np.float32)}
+        nodes.append(helper.make_node("Gemm", [hidden, f"w{layer}", f"b{layer}"], [f"linear{layer}"]))
+        activation = "Relu" if layer < 2 else "Tanh"
+        nodes.append(helper.make_node(activation, [f"linear{layer}"], [f"on{layer}"]))
+        hidden = f"on{layer}"
+    constants["to_map"] = np.array([-1, 1, 28, 28])
+    return widths[0], [*nodes, helper.make_node("Reshape", [hidden, "to_map"], ["tanh"])], constants
 
-    def weight(*shape: int) -> np.ndarray:
-        return (rng.normal(size=shape) / np.sqrt(np.prod(shape[:1] + shape[2:]))).astype(np.float32)
 
-    constants = {
-        "embedding": weight(len(CLASSES), latent_dim),
-        "w0": weight(latent_dim, 49 * 2 * width),
-        "b0": np.zeros(49 * 2 * width, np.float32),
-        "to_map": np.array([-1, 2 * width, 7, 7]),
-        "w1": weight(2 * width, width, 4, 4) * 4,
-        "w2": weight(width, 1, 4, 4) * 4,
-        "half": np.float32(127.5),
-    }
+def dcgan_graph() -> tuple[int, list[onnx.NodeProto], dict[str, Any]]:
+    """A small DCGAN: latent -> 64×7×7 -> 32×14×14 -> 1×28×28 by transposed convolutions of 4×4: a call spends its time
+    on arithmetic, which grows with the images."""
+    rng = np.random.default_rng(0)
     up = {"strides": [2, 2], "pads": [1, 1, 1, 1]}
     nodes = [
-        helper.make_node("Gather", ["embedding", "label"], ["code"]),
-        helper.make_node("Add", ["latent", "code"], ["joined"]),
-        helper.make_node("Gemm", ["joined", "w0", "b0"], ["flat"]),
+        helper.make_node("Gemm", ["latent", "w0", "b0"], ["flat"]),
         helper.make_node("Relu", ["flat"], ["flat_on"]),
         helper.make_node("Reshape", ["flat_on", "to_map"], ["map7"]),
         helper.make_node("ConvTranspose", ["map7", "w1"], ["map14"], **up),
         helper.make_node("Relu", ["map14"], ["map14_on"]),
         helper.make_node("ConvTranspose", ["map14_on", "w2"], ["map28"], **up),
         helper.make_node("Tanh", ["map28"], ["tanh"]),
+    ]
+    constants = {
+        "w0": _weights(rng, 64, 49 * 64),
+        "b0": np.zeros(49 * 64, np.float32),
+        "to_map": np.array([-1, 64, 7, 7]),
+        "w1": _weights(rng, 64, 32, 4, 4) * 4,
+        "w2": _weights(rng, 32, 1, 4, 4) * 4,
+    }
+    return 64, nodes, constants
+
+
+GRAPHS = {"gan": gan_graph, "dcgan": dcgan_graph}
+
+
+def write_bundle_of(family: str, path: Path) -> Path:
+    """An unconditional 28×28 bundle of random weights: speed does not depend on what was learned."""
+    import onnxruntime
+
+    latent_dim, nodes, constants = GRAPHS[family]()
+    constants["half"] = np.float32(127.5)
+    nodes += [
         helper.make_node("Mul", ["tanh", "half"], ["scaled"]),
         helper.make_node("Add", ["scaled", "half"], ["grey"]),
         helper.make_node("Round", ["grey"], ["rounded"]),
@@ -102,18 +133,15 @@ def write_dcgan_bundle(path: Path, *, latent_dim: int = 64, width: int = 32) -> 
     ]
     graph = helper.make_graph(
         nodes,
-        "dcgan",
-        [
-            helper.make_tensor_value_info("latent", TensorProto.FLOAT, ["N", latent_dim]),
-            helper.make_tensor_value_info("label", TensorProto.INT64, ["N"]),
-        ],
+        family,
+        [helper.make_tensor_value_info("latent", TensorProto.FLOAT, ["N", latent_dim])],
         [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 28, 28, 1])],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     description = Description(
-        identity=Identity(name="dcgan28", augmint_version="benchmark", run="none", trained="never"),
-        architecture=Architecture(family="dcgan", options={}, parameters=0, checkpoint_step=0, images_seen=0),
+        identity=Identity(name=f"{family}28", augmint_version="benchmark", run="none", trained="never"),
+        architecture=Architecture(family=family, options={}, parameters=0, checkpoint_step=0, images_seen=0),
         data=Data(
             name="none",
             fingerprint="0" * 64,
@@ -121,15 +149,12 @@ def write_dcgan_bundle(path: Path, *, latent_dim: int = 64, width: int = 32) -> 
             split={"train": 0, "validation": 0, "test": 0},
             resize="fit",
         ),
-        class_names=CLASSES,
+        class_names=(),
         image=Image(height=28, width=28, channels=1),
         sampling=Sampling(latent_dim=latent_dim, tolerance=1),
         generator=Graph(
             file="generator.onnx",
-            inputs=(
-                Tensor(name="latent", dtype="float32", shape=("N", latent_dim)),
-                Tensor(name="label", dtype="int64", shape=("N",)),
-            ),
+            inputs=(Tensor(name="latent", dtype="float32", shape=("N", latent_dim)),),
             outputs=(Tensor(name="image", dtype="uint8", shape=("N", 28, 28, 1)),),
             opset=20,
             precision="fp32",
@@ -137,18 +162,16 @@ def write_dcgan_bundle(path: Path, *, latent_dim: int = 64, width: int = 32) -> 
             versions={"onnx": onnx.__version__},
         ),
         evidence=Evidence(),
-        golden=(Golden(label="0", seed=1, index=0, truncation=1.0),),
+        golden=(Golden(label="", seed=1, index=0, truncation=1.0),),
     )
     entry = model.metadata_props.add()
     entry.key, entry.value = "augmint", json.dumps(essentials(description))
     data = model.SerializeToString(deterministic=True)
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    (image,) = session.run(None, {"latent": latents([1], [0], latent_dim), "label": np.array([0])})
-    with tempfile.TemporaryFile() as file:
-        np.save(file, image)
-        file.seek(0)
-        golden = file.read()
-    write_bundle(path, description, {"generator.onnx": data, "golden.npy": golden})
+    (image,) = session.run(None, {"latent": latents([1], [0], latent_dim)})
+    golden = io.BytesIO()
+    np.save(golden, image)
+    write_bundle(path, description, {"generator.onnx": data, "golden.npy": golden.getvalue()})
     return path
 
 
@@ -229,54 +252,63 @@ def load(url: str, worker: psutil.Process, body: Path, seconds: float) -> dict[s
     return {"rate": rate, "cpu": cpu / requests * 1e6, "p50": milliseconds(50), "p99": milliseconds(99)}
 
 
+def measure(bundle: Path, scratch: Path, seconds: float, rounds: int) -> None:
+    manifest = read_bundle(bundle).manifest
+    counts = {manifest.class_names[0]: 1} if manifest.class_names else 1
+    document = json.dumps({"counts": counts, "seed": 1, "format": "npy"})
+    body = scratch / "body.lua"
+    body.write_text(
+        f'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\nwrk.body = [[{document}]]\n'
+    )
+    calls = session_calls(bundle)
+    results: dict[str, list[dict[str, float]]] = {"on": [], "off": []}
+    with service(bundle, "on", scratch) as on, service(bundle, "off", scratch) as off:
+        services = {"on": on, "off": off}
+        for url, worker in services.values():
+            load(url, worker, body, 1.0)
+        for turn in range(rounds):
+            for batching, (url, worker) in services.items():
+                results[batching].append(load(url, worker, body, seconds))
+                print(f"round {turn + 1}, batching {batching}: {results[batching][-1]}", file=sys.stderr)
+
+    middle = {
+        batching: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        for batching, runs in results.items()
+    }
+    shape = "×".join(map(str, manifest.image.shape))
+    print(f"\n{manifest.identity.name} ({manifest.architecture.family}, {shape})")
+    print(
+        "  latents and session call, one thread, µs an image: "
+        + ", ".join(f"{time:.0f} in a batch of {n}" for n, time in calls.items())
+    )
+    print(f"  {'batching':<10}{'images/s':>10}{'CPU µs/image':>14}{'p50 ms':>9}{'p99 ms':>9}")
+    for batching, row in middle.items():
+        print(f"  {batching:<10}{row['rate']:>10.0f}{row['cpu']:>14.0f}{row['p50']:>9.1f}{row['p99']:>9.1f}")
+    print(
+        f"  on : off = {middle['on']['rate'] / middle['off']['rate']:.2f} : 1 in images a second, "
+        f"1 : {middle['off']['cpu'] / middle['on']['cpu']:.2f} in CPU time an image"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, help="a bundle to serve; else one with random weights is built")
+    parser.add_argument("--bundle", type=Path, help="a bundle to serve, instead of the two that are built")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each service")
     arguments = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed: apt-get install wrk")
 
-    with tempfile.TemporaryDirectory(prefix="augmint-bench-") as name:
-        scratch = Path(name)
-        bundle = arguments.bundle or write_dcgan_bundle(scratch / "dcgan28")
-        manifest = read_bundle(bundle).manifest
-        counts = {manifest.class_names[0]: 1} if manifest.class_names else 1
-        document = json.dumps({"counts": counts, "seed": 1, "format": "npy"})
-        body = scratch / "body.lua"
-        body.write_text(
-            f'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\nwrk.body = [[{document}]]\n'
-        )
-        calls = session_calls(bundle)
-        results: dict[str, list[dict[str, float]]] = {"on": [], "off": []}
-        with service(bundle, "on", scratch) as on, service(bundle, "off", scratch) as off:
-            for name, (url, worker) in (("on", on), ("off", off)):
-                load(url, worker, body, 1.0)
-                print(f"warmed batching {name}", file=sys.stderr)
-            for turn in range(arguments.rounds):
-                for name, (url, worker) in (("on", on), ("off", off)):
-                    results[name].append(load(url, worker, body, arguments.seconds))
-                    print(f"round {turn + 1}, batching {name}: {results[name][-1]}", file=sys.stderr)
-
-    middle = {
-        name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in results.items()
-    }
     print(f"{datetime.date.today()}, {_machine()}, Python {platform.python_version()}")
     print(
-        f"bundle {manifest.identity.name}, {'×'.join(map(str, manifest.image.shape))}, family {manifest.architecture.family}"
+        f"{CONNECTIONS} concurrent requests of 1 image as npy: median of {arguments.rounds} × {arguments.seconds:g} s"
     )
-    print(
-        "latents + session call, one thread, µs an image: " + ", ".join(f"batch {n}: {t:.0f}" for n, t in calls.items())
-    )
-    print(f"{CONNECTIONS} concurrent requests of 1 image, median of {arguments.rounds} × {arguments.seconds:g} s:")
-    print(f"  {'batching':<10}{'images/s':>10}{'CPU µs/image':>14}{'p50 ms':>9}{'p99 ms':>9}")
-    for name, row in middle.items():
-        print(f"  {name:<10}{row['rate']:>10.0f}{row['cpu']:>14.0f}{row['p50']:>9.1f}{row['p99']:>9.1f}")
-    print(
-        f"  on / off: {middle['on']['rate'] / middle['off']['rate']:.2f} × the images a second, "
-        f"{middle['off']['cpu'] / middle['on']['cpu']:.2f} × fewer CPU seconds an image"
-    )
+    with tempfile.TemporaryDirectory(prefix="augmint-bench-") as name:
+        for family in [None] if arguments.bundle else GRAPHS:
+            scratch = Path(name) / (family or "given")
+            scratch.mkdir()
+            bundle = write_bundle_of(family, scratch / "bundle") if family else arguments.bundle
+            measure(bundle, scratch, arguments.seconds, arguments.rounds)
 
 
 def _machine() -> str:

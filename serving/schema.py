@@ -126,18 +126,8 @@ def parse_body(data: bytes) -> GenerateBody:
     Raises:
         RequestError: "request.malformed" where it is not JSON, "request.invalid" where it is not this JSON.
     """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            raise _Malformed("a name stands twice in one object")
-        return result
-
-    def constant(name: str) -> None:
-        raise _Malformed(f"{name} is not JSON")
-
     try:
-        document = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
+        document = _STRICT.decode(data.decode("utf-8"))
     except _Malformed as problem:
         raise RequestError(f"the body is not valid JSON: {problem}.", code="request.malformed") from None
     except UnicodeDecodeError:
@@ -162,6 +152,20 @@ def parse_body(data: bytes) -> GenerateBody:
 
 class _Malformed(ValueError):
     pass
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise _Malformed("a name stands twice in one object")
+    return result
+
+
+def _constant(name: str) -> None:
+    raise _Malformed(f"{name} is not JSON")
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant)
 
 
 def _sentence(error: ValidationError) -> str:

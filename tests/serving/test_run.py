@@ -97,7 +97,7 @@ def test_two_workers_from_anywhere_until_told_to_stop(tmp_path: Path, tiny_bundl
         f"serve(ServeRequest(bundles=(Path('here'),), port={port}, device='cpu', workers=2))"
     )
     home = tmp_path / "home"
-    variables = {"PYTHONPATH": str(ROOT), "AUGMINT_THREADS": "1", "AUGMINT_QUEUE_IMAGES": "100000"}
+    variables = {"PYTHONPATH": str(ROOT), "AUGMINT_THREADS": "1", "AUGMINT_QUEUE_IMAGES": "1000000"}
     with running(["-c", driver], tmp_path, port, home, **variables) as service:
         service.wait_until_ready()
         pid = service.process.pid
@@ -113,6 +113,13 @@ def test_two_workers_from_anywhere_until_told_to_stop(tmp_path: Path, tiny_bundl
             assert service.generate({"counts": {"cat": 5}, "seed": seed}).status == 200
         metrics = service.ask("GET", "/metrics").body.decode()
         assert 'augmint_images_generated_total{bundle="tiny"} 60.0' in metrics
+
+        # Clients that went away without an answer do not hold up the end.
+        for _ in range(4):
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+                body = b'{"counts": {"cat": 10000}}'
+                head = f"POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+                connection.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
 
         def ask(seed: int) -> bytes:
             reply = service.generate(
