@@ -6,10 +6,11 @@ Both services are started here, on loopback, with the same settings but AUGMINT_
 session call of its own, on as many threads as "on" has, which is the best that a service without batching does on a
 CPU. They are loaded in turn (on, off, on, off, …), so that a machine that slows down slows both.
 
-Without --bundle two generators of 28×28 with random weights are built, since speed does not depend on what was learned:
-the family `gan` at its paper's size, whose calls cost what reading its weights costs, and a small DCGAN, whose calls
-cost what its arithmetic costs. What batching can gain on a CPU lies between: it saves a call's fixed costs, never the
-arithmetic, and every request's HTTP remains. On a GPU, where a call is nearly all fixed costs, it gains more.
+Without --bundle three generators with random weights are built, since speed does not depend on what was learned: the
+family `gan` at its paper's size for 28×28 grey and 32×32 colour, whose calls cost what reading their weights costs,
+and a small DCGAN, whose calls cost what its arithmetic costs. Batching saves a call's fixed costs, never the
+arithmetic, and every request's HTTP remains: so what it gains on a CPU depends on the generator. On a GPU a call is
+nearly all fixed costs.
 
 The load comes from `wrk` (Debian: apt-get install wrk), which shares the cores with the service: so the service's own
 CPU time an image is printed beside the images a second. Results go to stdout, with machine and date.
@@ -75,11 +76,12 @@ def _weights(rng: np.random.Generator, *shape: int) -> NDArray[np.float32]:
     return (rng.normal(size=shape) / np.sqrt(np.prod(shape[:1] + shape[2:]))).astype(np.float32)
 
 
-def gan_graph() -> tuple[int, list[onnx.NodeProto], dict[str, Any]]:
-    """The family `gan` at its paper's size (Goodfellow et al. 2014, mnist.yaml): 100 -> 1200 -> 1200 -> 784, 2.5 M
-    weights: a call spends its time on reading them, however many images it makes."""
+def gan_graph(shape: tuple[int, int, int]) -> tuple[int, list[onnx.NodeProto], dict[str, Any]]:
+    """The family `gan` at its paper's size (Goodfellow et al. 2014, mnist.yaml): 100 -> 1200 -> 1200 -> pixels. A call
+    spends its time on reading 10 MB of weights (21 MB for 32×32 colour), however many images it makes."""
     rng = np.random.default_rng(0)
-    widths = (100, 1200, 1200, 784)
+    height, width, channels = shape
+    widths = (100, 1200, 1200, height * width * channels)
     nodes, constants, hidden = [], {}, "latent"
     for layer, (n_in, n_out) in enumerate(pairwise(widths)):
         constants |= {f"w{layer}": _weights(rng, n_in, n_out), f"b{layer}": np.zeros(n_out, np.float32)}
@@ -87,13 +89,14 @@ def gan_graph() -> tuple[int, list[onnx.NodeProto], dict[str, Any]]:
         activation = "Relu" if layer < 2 else "Tanh"
         nodes.append(helper.make_node(activation, [f"linear{layer}"], [f"on{layer}"]))
         hidden = f"on{layer}"
-    constants["to_map"] = np.array([-1, 1, 28, 28])
+    constants["to_map"] = np.array([-1, channels, height, width])
     return widths[0], [*nodes, helper.make_node("Reshape", [hidden, "to_map"], ["tanh"])], constants
 
 
-def dcgan_graph() -> tuple[int, list[onnx.NodeProto], dict[str, Any]]:
-    """A small DCGAN: latent -> 64×7×7 -> 32×14×14 -> 1×28×28 by transposed convolutions of 4×4: a call spends its time
+def dcgan_graph(shape: tuple[int, int, int]) -> tuple[int, list[onnx.NodeProto], dict[str, Any]]:
+    """A small DCGAN: latent -> 64×7×7 -> 32×14×14 -> 1×28×28 by transposed convolutions of 4×4. A call spends its time
     on arithmetic, which grows with the images."""
+    assert shape == (28, 28, 1)
     rng = np.random.default_rng(0)
     up = {"strides": [2, 2], "pads": [1, 1, 1, 1]}
     nodes = [
@@ -115,14 +118,19 @@ def dcgan_graph() -> tuple[int, list[onnx.NodeProto], dict[str, Any]]:
     return 64, nodes, constants
 
 
-GRAPHS = {"gan": gan_graph, "dcgan": dcgan_graph}
+GENERATORS = {
+    "gan28": ("gan", gan_graph, (28, 28, 1)),
+    "gan32": ("gan", gan_graph, (32, 32, 3)),
+    "dcgan28": ("dcgan", dcgan_graph, (28, 28, 1)),
+}
 
 
-def write_bundle_of(family: str, path: Path) -> Path:
-    """An unconditional 28×28 bundle of random weights: speed does not depend on what was learned."""
+def write_bundle_of(name: str, path: Path) -> Path:
+    """An unconditional bundle of random weights: speed does not depend on what was learned."""
     import onnxruntime
 
-    latent_dim, nodes, constants = GRAPHS[family]()
+    family, build, shape = GENERATORS[name]
+    latent_dim, nodes, constants = build(shape)
     constants["half"] = np.float32(127.5)
     nodes += [
         helper.make_node("Mul", ["tanh", "half"], ["scaled"]),
@@ -135,12 +143,12 @@ def write_bundle_of(family: str, path: Path) -> Path:
         nodes,
         family,
         [helper.make_tensor_value_info("latent", TensorProto.FLOAT, ["N", latent_dim])],
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 28, 28, 1])],
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", *shape])],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     description = Description(
-        identity=Identity(name=f"{family}28", augmint_version="benchmark", run="none", trained="never"),
+        identity=Identity(name=name, augmint_version="benchmark", run="none", trained="never"),
         architecture=Architecture(family=family, options={}, parameters=0, checkpoint_step=0, images_seen=0),
         data=Data(
             name="none",
@@ -150,12 +158,12 @@ def write_bundle_of(family: str, path: Path) -> Path:
             resize="fit",
         ),
         class_names=(),
-        image=Image(height=28, width=28, channels=1),
+        image=Image(height=shape[0], width=shape[1], channels=shape[2]),
         sampling=Sampling(latent_dim=latent_dim, tolerance=1),
         generator=Graph(
             file="generator.onnx",
             inputs=(Tensor(name="latent", dtype="float32", shape=("N", latent_dim)),),
-            outputs=(Tensor(name="image", dtype="uint8", shape=("N", 28, 28, 1)),),
+            outputs=(Tensor(name="image", dtype="uint8", shape=("N", *shape)),),
             opset=20,
             precision="fp32",
             optimisation="all",
@@ -292,7 +300,7 @@ def measure(bundle: Path, scratch: Path, seconds: float, rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, help="a bundle to serve, instead of the two that are built")
+    parser.add_argument("--bundle", type=Path, help="a bundle to serve, instead of those that are built")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each service")
     arguments = parser.parse_args()
@@ -304,10 +312,10 @@ def main() -> None:
         f"{CONNECTIONS} concurrent requests of 1 image as npy: median of {arguments.rounds} × {arguments.seconds:g} s"
     )
     with tempfile.TemporaryDirectory(prefix="augmint-bench-") as name:
-        for family in [None] if arguments.bundle else GRAPHS:
-            scratch = Path(name) / (family or "given")
+        for generator in [None] if arguments.bundle else GENERATORS:
+            scratch = Path(name) / (generator or "given")
             scratch.mkdir()
-            bundle = write_bundle_of(family, scratch / "bundle") if family else arguments.bundle
+            bundle = write_bundle_of(generator, scratch / "bundle") if generator else arguments.bundle
             measure(bundle, scratch, arguments.seconds, arguments.rounds)
 
 

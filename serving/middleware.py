@@ -43,12 +43,16 @@ def drain_on_signal(api: Api) -> None:
     loop = asyncio.get_running_loop()
 
     def handle(number: int, frame: FrameType | None) -> None:
+        # Nothing but this: a handler runs in the middle of whatever the thread was doing, perhaps with a lock held.
+        loop.call_soon_threadsafe(drain, number)
+
+    def drain(number: int) -> None:
         if api.draining:
-            previous(number, frame)  # asked twice: at once
+            previous(number, None)  # asked twice: at once
             return
         api.begin_draining()
         log.info("shutting down: %d images to finish", api.pending)
-        loop.call_soon_threadsafe(loop.call_later, api.settings.drain_s, previous, number, frame)
+        loop.call_later(api.settings.drain_s, previous, number, None)
 
     found = signal.getsignal(signal.SIGTERM)
     if not callable(found):

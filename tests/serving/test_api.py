@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from serving.api import Api
 from serving.bundles import open_bundles
 from serving.limits import RateLimit
 from serving.metrics import Metrics
+from serving.middleware import drain_on_signal
 from serving.settings import Settings
 from tests.serving.conftest import Reply
 
@@ -247,6 +250,42 @@ def test_draining_refuses_new_requests_and_finishes_the_others(run: Callable[...
         assert reply.status == 200
 
     run(scenario)
+
+
+def test_sigterm_drains_whatever_the_loop_is_doing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handler may find any lock held: it must not need one."""
+    lock = threading.Lock()
+    api = Api(Settings(drain_s=0.05), Metrics(prometheus_client.CollectorRegistry()))
+    inner = api.begin_draining
+
+    def begin_draining() -> None:
+        assert lock.acquire(timeout=1)
+        inner()
+
+    monkeypatch.setattr(api, "begin_draining", begin_draining)
+    closed: list[float] = []
+    before = signal.signal(signal.SIGTERM, lambda *_: closed.append(time.monotonic()))
+
+    async def main() -> None:
+        drain_on_signal(api)
+        with lock:
+            signal.raise_signal(signal.SIGTERM)
+            assert not api.draining
+        begun = time.monotonic()
+        async with asyncio.timeout(10):
+            while not closed:
+                await asyncio.sleep(0.005)
+        assert api.draining
+        assert closed[0] - begun >= 0.04  # not ready first, the door closed later
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert len(closed) == 2  # asked twice: at once
+
+    try:
+        asyncio.run(main())
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_bundle_that_fails_leaves_the_service_not_ready(
