@@ -385,7 +385,11 @@ def _warnings(networks: Networks, request: ExportRequest) -> tuple[str, ...]:
     status = networks.run.status()
     if status.state != "finished":
         warnings.append(f"Training had not finished (state: {status.state}, step {status.step:,} of {status.steps:,}).")
-    warnings += [f"During training, at step {alarm.step:,}: {alarm.message}" for alarm in status.alarms]
+    warnings += [
+        f"During training, at step {alarm.step:,}: {alarm.message}"
+        for alarm in status.alarms
+        if alarm.kind != "few-images"  # said above, without advice for somebody who trains
+    ]
     return tuple(warning[:1000] for warning in warnings)
 
 

@@ -138,13 +138,15 @@ def _metrics(report: FidelityReport, judge_note: str | None) -> tuple[Metric, ..
         if name == "label_fidelity" and report.judge is None:
             continue
         space = judge_note if name == "label_fidelity" else f"in {report.extractor}; reals: the test split"
-        method = "; ".join(filter(None, [_METHODS[name], "mean over classes" if several else None, space]))
+        have = sum(getattr(row, name) is not None for row in report.rows)
+        over = f"mean over {have if have == len(report.rows) else f'{have} of {len(report.rows)}'} classes"
+        method = "; ".join(filter(None, [_METHODS[name], over if several else None, space]))
         missing = sorted({row.reasons[name] for row in report.rows if name in row.reasons})
         metrics.append(
             Metric(
                 name=name,
                 value=_rounded(mean[name]),
-                n=sum(_images_in(row, name) for row in report.rows),
+                n=sum(_images_in(row, name) for row in report.rows if getattr(row, name) is not None),
                 method=method,
                 note="; ".join(missing)[:400] or None,
             )
