@@ -56,6 +56,8 @@ def cuda_driver_present() -> bool:
 
 @cache
 def _runtime() -> Any:
+    # Since 1.31 the Linux wheel gathers usage data in ~/.cache and sends it to its makers, unless told so before import.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ModuleNotFoundError:
