@@ -32,7 +32,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from starlette.routing import compile_path
 
@@ -625,7 +624,7 @@ def _tag(served: Served, request: Request, form: Format) -> bytes:
     return b'"' + hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).hexdigest()[:40].encode() + b'"'
 
 
-_VERSIONS: Final = (__version__, onnxruntime.__version__, np.__version__, zlib.ZLIB_RUNTIME_VERSION)
+_VERSIONS: Final = (__version__, np.__version__, zlib.ZLIB_RUNTIME_VERSION)
 
 
 def _matches(if_none_match: bytes | None, tag: bytes) -> bool:

@@ -43,8 +43,8 @@ class Served:
         info: what it can make, and on what.
         files: the checked files.
         lane: its place in the engine.
-        arithmetic: sha256 of the golden samples as this machine makes them: machines that agree on it agree on every
-            image, so it stands in each ETag.
+        arithmetic: sha256 over ONNX Runtime's version and the golden samples as this machine makes them: machines that
+            agree on it agree on every image, as far as can be told, so it stands in each ETag.
     """
 
     info: BundleInfo
@@ -131,8 +131,11 @@ def _open(path: Path, device: str, settings: Settings) -> Served:
         np.array([row.index for row in golden], dtype=np.uint64),
         np.array([row.truncation for row in golden], dtype=np.float64),
     )
+    import onnxruntime  # here, because augmint.runtime prepares its import
+
+    arithmetic = hashlib.sha256(onnxruntime.__version__.encode() + images.tobytes()).hexdigest()
     lane = Lane(info.name, render, info.image_shape, batch=batch, buckets=buckets)
-    return Served(info, generator.files, lane, hashlib.sha256(images.tobytes()).hexdigest())
+    return Served(info, generator.files, lane, arithmetic)
 
 
 def _renderer(generator: Generator) -> Render:
