@@ -56,7 +56,7 @@ def cuda_driver_present() -> bool:
 
 @cache
 def _runtime() -> Any:
-    # Since 1.31 the Linux wheel gathers usage data in ~/.cache and sends it to its makers, unless told so before import.
+    # The Linux wheel (seen in 1.31) keeps usage data in ~/.cache to send to its makers, unless told not to by now.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
