@@ -157,7 +157,7 @@ def resume(run: Run | str | Path, *, data: str | Path | DataSet | None = None, p
         if found.fingerprint != config.data_fingerprint:
             raise TrainingError(
                 f"the data set at {found.spec} is not the one that {run.path} was trained on (images, labels or split "
-                "changed): restore it, name it with --data, or train anew.",
+                "changed): restore it, say where it is (`augmint train DATA --resume RUN`), or train anew.",
                 code="training.data-changed",
             )
         material = _Material(config, found)

@@ -101,8 +101,8 @@ class Examiner:
         for name, ratio in check_collapse(fakes, labels, self.reals, self.real_labels, names).items():
             which = f"class {name!r} has" if name else "the samples have"
             message = (
-                f"{which} collapsed: the samples are {ratio:.0%} as varied as the training images; train longer, or "
-                "choose an earlier checkpoint."
+                f"{which} collapsed: the samples are {ratio:.0%} as varied as the training images; export takes "
+                "the best-scored checkpoint, but look at its sheet in samples/ first."
             )
             alarms.append((name, Alarm("collapsed", step, message)))
         generator = torch.Generator().manual_seed(seed_of(config.seed, "leak check"))

@@ -36,7 +36,7 @@ def few_images(class_names: Sequence[str], counts: Sequence[int]) -> list[Alarm]
             "few-images",
             0,
             f"few training images in {which}: under {FEW_IMAGES} a class the samples may be close to copies; "
-            "check them with `augmint evaluate`, or add images.",
+            "compare the sheets in samples/ with the data, or add images.",
         )
     ]
 

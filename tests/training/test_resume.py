@@ -217,7 +217,7 @@ def test_a_data_set_in_memory(request_of: Any, tiny_data: Path) -> None:
     run = train(request_of(data=data, steps=2), progress=False)
     assert run.config.class_counts[1] == 10
     _reopen(run)
-    with pytest.raises(TrainingError, match="--data"):
+    with pytest.raises(TrainingError, match="DATA --resume RUN"):
         resume(run, progress=False)  # its spec names the whole set
     assert resume(run, data=data, progress=False).status().step == 2
 
