@@ -152,7 +152,7 @@ def compare(
     *,
     seeds: Sequence[int] = (0, 1, 2),
     methods: Sequence[Method] = METHODS,
-    steps: int = 800,
+    steps: int = 700,
     processes: int | None = None,
     progress: Progress | None = None,
 ) -> UtilityTable:
