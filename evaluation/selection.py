@@ -2,11 +2,14 @@
 
 For each class alike often, and then averaged, so that a rare class weighs as much as a common one:
 
-    value = label agreement × (coverage + closeness) / 2
+    value = label agreement × (coverage + recall + closeness) / 3
 
 - coverage (Naeem et al. 2020): the share of real images that have a fake within reach of their k-th real neighbour,
   divided by its expectation for a second real sample of that size (their section 3), at most 1. It falls on mode
   collapse.
+- recall (Kynkäänniemi et al. 2019): the share of real images that lie among the fakes. It falls when the fakes keep to
+  the typical, which a few real images too easily call covered: without it, the generator that helps a classifier more
+  scored less (docs/log.md).
 - closeness: 1 / (1 + 10 r), where r is the kernel distance (Bińkowski et al. 2018) over the mean kernel of the real
   images, at least 0. It falls on blur, noise and artefacts that coverage forgives.
 - label agreement: the share of fakes which the classifier takes for the class that was asked for. It multiplies,
@@ -113,7 +116,8 @@ class SelectionScore:
         if len(images) < 2:
             raise DataError(f"Choosing a checkpoint needs at least 2 training images, but there are {len(images)}.")
         present = 0 if labels is None else len(np.unique(labels))
-        if labels is None or present < 2:
+        # The classifier takes images of 8 pixels and more a side.
+        if labels is None or present < 2 or min(images.shape[1:3]) < 8:
             return cls(PixelPCA.fit(images), 0, images, labels, class_names, val_images, val_labels)
         if steps is None:
             steps = _affordable_steps(images, labels, len(class_names), seconds)
@@ -165,7 +169,7 @@ class SelectionScore:
                 parts["label agreement"] = _round(agreement)
                 value *= agreement
             per_class[self.class_names[c]] = {"value": _round(value), **parts}
-        for part in ("coverage", "closeness", "label agreement"):
+        for part in ("coverage", "recall", "closeness", "label agreement"):
             numbers = [float(row[part]) for row in per_class.values() if part in row]
             if numbers:
                 details[part] = _round(float(np.mean(numbers)))
@@ -189,22 +193,25 @@ def _compare(reference: _Reference, fakes: NDArray[np.float32]) -> dict[str, flo
     n, m = len(reference.features), len(fakes)
     row: dict[str, float | int | str] = {"real images": reference.source, "n_real": n, "n_fake": m}
     if m < 2:
-        return row | {"coverage": 0.0, "closeness": 0.0, "remark": "fewer than 2 fakes"}
+        return row | {"coverage": 0.0, "recall": 0.0, "closeness": 0.0, "remark": "fewer than 2 fakes"}
     k, expected = _neighbours(n, m)
     coverage = prdc(reference.features, fakes, k=k).coverage
+    recall = prdc(reference.features, fakes).recall
     distance = kernel_distance(reference.features, fakes).value
     assert coverage is not None, "both sides have 2 points or more"
+    assert recall is not None, "both sides have 2 points or more"
     assert distance is not None, "both sides have 2 points or more"
     relative = max(0.0, distance / reference.mean_kernel)
     return row | {
         "k": k,
         "coverage": _round(min(1.0, coverage / expected)),
+        "recall": _round(recall),
         "closeness": _round(1 / (1 + 10 * relative)),
     }
 
 
 def _mean_of(parts: dict[str, float | int | str]) -> float:
-    return (float(parts["coverage"]) + float(parts["closeness"])) / 2
+    return sum(float(parts[part]) for part in ("coverage", "recall", "closeness")) / 3
 
 
 def _neighbours(n: int, m: int) -> tuple[int, float]:

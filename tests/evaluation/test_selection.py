@@ -137,6 +137,14 @@ def test_no_validation_images_and_few_of_all() -> None:
         SelectionScore.fit(images[:1], labels[:1], ["a"], *nothing, seed=0)
 
 
+def test_images_too_small_for_a_network() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 6, 7, 1), dtype=np.uint8)
+    labels = np.arange(12) % 2
+    score = SelectionScore.fit(images, labels, ["a", "b"], images[:0], labels[:0], seed=0)
+    assert score.steps == 0
+    assert 0 <= score.score(images, labels).value <= 1
+
+
 def test_seconds_bound_the_fit(digits: Digits) -> None:
     few = digits.train[0][::40, :8, :8], digits.train[1][::40]
     score = SelectionScore.fit(
