@@ -173,4 +173,4 @@ def preferred_batch(render: Render) -> int:
         if min(times) > _LONG_CALL_S:
             break
     best = min(seconds.values())
-    return next(size for size, pace in seconds.items() if pace <= 1.05 * best)
+    return next(size for size, pace in seconds.items() if pace <= 1.1 * best)

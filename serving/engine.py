@@ -413,21 +413,21 @@ class Engine:
         parts: list[_Part] = []
         late: list[Ticket] = []
         room, now = lane.batch, time.monotonic()
-        while room and lane.queue:
+        # One turn for each: a batch that holds a small request is not filled up with rows of large ones, for which it
+        # would have to wait.
+        for _ in range(len(lane.queue)):
+            if not room:
+                break
             ticket = lane.queue.popleft()
             if ticket.done:
                 continue
             if ticket.deadline is not None and now >= ticket.deadline:
                 late.append(ticket)
                 continue
-            alone = not self.batching or not lane.queue
+            alone = not self.batching or (not parts and not lane.queue)
             part = ticket._take(room if alone else min(room, QUANTUM))
             room -= part.rows
-            if parts and parts[-1].ticket is ticket:
-                parts[-1].rows += part.rows
-                parts[-1].runs += part.runs
-            else:
-                parts.append(part)
+            parts.append(part)
             if ticket.untaken:
                 lane.queue.append(ticket)
             if not self.batching:
