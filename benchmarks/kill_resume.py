@@ -73,10 +73,13 @@ def main() -> int:
 
         same = True
         print(f"{'weights':<18}{'uninterrupted':<18}{'killed and resumed':<20}")
-        for which, part in [("last", "generator"), ("last", "critic"), ("last", "average")] + [
+        for which, part in (
+            ("last", "generator"),
+            ("last", "critic"),
+            ("last", "average"),
             ("best", "generator"),
             ("best", "critic"),
-        ]:
+        ):
             one, two = (digest(Run.open(path), which, part) for path in (whole, cut))
             same &= one == two
             print(f"{which + ' ' + part:<18}{one[:16]:<18}{two[:16]:<20}{'same' if one == two else 'DIFFERENT'}")

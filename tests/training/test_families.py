@@ -128,8 +128,8 @@ def test_trains_saves_and_loads(kind: type[Family[Any]], request_of: Any) -> Non
     records = run.metrics()
     assert {"losses", "score"} == {record["kind"] for record in records}
     for which in ("best", "last"):
-        generator, config = load_generator(run, which)  # type: ignore[arg-type]
-        critic, _ = load_critic(run, which)  # type: ignore[arg-type]
+        generator, config = load_generator(run, which)
+        critic, _ = load_critic(run, which)
         label = torch.tensor([0, 1, 2, 0]) if config.num_classes else None
         image = generator(torch.zeros(4, config.options.latent_dim), label)
         assert image.shape == (4, 1, 8, 8)

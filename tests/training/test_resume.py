@@ -177,7 +177,7 @@ def test_changed_data_is_refused_and_moved_data_is_not(request_of: Any, tmp_path
 def _reopen(run: Run) -> None:
     """As if the run had been killed before its first checkpoint."""
     for name in ("last", "best"):
-        run.checkpoint_path(name).unlink()  # type: ignore[arg-type]
+        run.checkpoint_path(name).unlink()
 
 
 def test_two_trainings_in_one_directory(request_of: Any, tmp_path: Path) -> None:
