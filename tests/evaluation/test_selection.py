@@ -32,10 +32,10 @@ def blurred(like: Labelled, radius: float) -> Labelled:
 
 
 def half_of_the_classes(like: Labelled) -> Labelled:
-    """Asked for class c, gives class c // 2."""
+    """Knows five classes, and gives one of them when asked for another."""
     images, labels = like
     rng = np.random.default_rng(1)
-    return np.stack([images[rng.choice(np.flatnonzero(labels == label // 2))] for label in labels]), labels
+    return np.stack([images[rng.choice(np.flatnonzero(labels == label % 5))] for label in labels]), labels
 
 
 def test_orders_generators(selection: SelectionScore, digits: Digits) -> None:
@@ -53,8 +53,8 @@ def test_orders_generators(selection: SelectionScore, digits: Digits) -> None:
     value = {name: selection.score(*fakes).value for name, fakes in sets.items()}
     assert value["noise"] < 0.05
     assert value["shuffled"] < 0.1
-    assert value["half"] < 0.2
-    assert value["collapsed"] < 0.35
+    assert max(value["noise"], value["shuffled"], value["blur 2"]) < value["collapsed"] < 0.35
+    assert value["collapsed"] < value["half"] < 0.6
     assert value["blur 2"] < value["blur 1"] < value["real"]
     assert value["collapsed"] < value["real"] - 0.4
     assert value["real"] > 0.85
