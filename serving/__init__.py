@@ -1,0 +1,1 @@
+"""Bundles in, HTTP out: `augmint serve BUNDLE…` or `bentoml serve serving.service:AugmintService`. Never torch."""

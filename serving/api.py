@@ -621,7 +621,9 @@ def _tag(served: Served, request: Request, form: Format) -> bytes:
         CODEC_VERSION,
         _VERSIONS,
     )
-    return b'"' + hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).hexdigest()[:40].encode() + b'"'
+    # BLAKE2 because it is there at once; hashlib looks up OpenSSL's SHA-256 anew each time.
+    hashed = hashlib.blake2b(repr(parts).encode("utf-8", "backslashreplace"), digest_size=20)
+    return b'"' + hashed.hexdigest().encode() + b'"'
 
 
 _VERSIONS: Final = (__version__, np.__version__, zlib.ZLIB_RUNTIME_VERSION)

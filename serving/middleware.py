@@ -70,6 +70,8 @@ def log_to_stderr() -> None:
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    # uvicorn prepares a line for each answer as long as any handler could take it; nobody does, the API has its own.
+    logging.getLogger("uvicorn.access").propagate = False
 
 
 def quiet_bentoml() -> None:
