@@ -454,6 +454,18 @@ def test_settings_must_be_clearly_faster(tiny_run: Run) -> None:
     assert (best.channels_last, best.precision, rate) == (False, "bf16-mixed", 150.0)
 
 
+@pytest.mark.parametrize(("cores", "gain", "threads"), [(2, 9.0, 1), (8, 1.1, 1), (8, 3.0, 7)])
+def test_a_core_is_left_to_others(
+    tiny_run: Run, monkeypatch: pytest.MonkeyPatch, cores: int, gain: float, threads: int
+) -> None:
+    """Seen: two threads on two cores, fast in the probe, were ten times slower once another program ran."""
+    monkeypatch.setattr("training.probe.cores", lambda: cores)
+    best, _ = fastest_settings(
+        tiny_run.config, lambda asked: gain if asked.threads > 1 else 1.0, fixed_precision=True, fixed_threads=False
+    )
+    assert best.threads == threads
+
+
 def test_a_run_in_minutes_is_planned_and_finishes(request_of: Any, capsys: pytest.CaptureFixture[str]) -> None:
     run = train(request_of(steps=None, minutes=0.1, batch=8), progress=True)
     assert run.config.minutes == pytest.approx(0.1)
