@@ -45,11 +45,11 @@ format: setup ## put the code into its one format
 docs: setup ## write docs/cli.md anew from the commands' own help
 	$(BIN)/python -m augmint.cli.reference
 
-bench-batching: setup ## 32 concurrent single-image requests, batching on against off
-	$(BIN)/python -m benchmarks.batching
+bench-batching: setup ## 32 concurrent single-image requests, batching on against off (needs wrk)
+	$(BIN)/python benchmarks/batching.py
 
 bench-kill-resume: setup ## kill training ten times at random points; the weights must be the same
-	$(BIN)/python -m benchmarks.kill_resume
+	$(BIN)/python benchmarks/kill_resume.py
 
 build: setup ## the wheel, in dist/
 	$(BIN)/python -m build --wheel

@@ -60,6 +60,7 @@ def contact_sheet(
     named = bool(class_names)
     own = [np.flatnonzero(labels == k) for k in range(len(class_names))] if named else [np.arange(len(images))]
     totals = [len(members) for members in own] if counts is None else list(counts)
+    columns = min(columns, max(1, *(len(members) for members in own), 1))  # no wider than the fullest row
     rows = [max(1, math.ceil(min(len(members), per_class) / columns)) for members in own]
 
     font, small = _font(_TEXT), _font(_TEXT - 2)
