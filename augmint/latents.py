@@ -20,6 +20,7 @@ This module deliberately knows nothing of labels, bundles or batches: the latent
 from __future__ import annotations
 
 import hashlib
+import sys
 from functools import cache
 from importlib import resources
 from typing import Final
@@ -38,6 +39,8 @@ _MULTIPLIERS: Final = np.array([[0xD2511F53], [0xCD9E8D57]], dtype=np.uint64)
 _MASK32: Final = np.uint64(0xFFFFFFFF)
 _SHIFT32: Final = np.uint64(32)
 _ROUNDS: Final = 10
+# Where the halves of a 64-bit product lie in memory.
+_LOW, _HIGH = (0, 1) if sys.byteorder == "little" else (1, 0)
 # What is added to the key before each round, [rounds, 2, 1]: r times the golden ratio's and sqrt(3) - 1's 32 bits.
 _WEYL_STEPS: Final = np.arange(_ROUNDS, dtype=np.uint64)[:, None, None] * np.array(
     [[0x9E3779B9], [0xBB67AE85]], dtype=np.uint64
@@ -58,18 +61,15 @@ def philox4x32(counter: NDArray[np.uint32], key: NDArray[np.uint32]) -> NDArray[
     >>> [hex(word) for word in philox4x32(zero, zero[:2])[:, 0]]
     ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
     """
-    # Words 0 and 2 are multiplied, words 1 and 3 are mixed in: keeping each pair as two rows of one array halves the
-    # number of numpy calls, which is what a small batch pays for.
-    multiplied = counter[0::2].astype(np.uint64)
-    mixed = counter[1::2].astype(np.uint64)
-    round_keys = (key.astype(np.uint64) + _WEYL_STEPS) & _MASK32
+    # Words 0 and 2 are multiplied, words 1 and 3 are mixed in: each pair is two rows of one array, and a product's halves
+    # are views of it. That leaves three numpy calls a round, which is what a small batch pays for.
+    multiplied, mixed = counter[0::2], counter[1::2]
+    round_keys = (key + _WEYL_STEPS).astype(np.uint32)
     for keys in round_keys:
-        product = multiplied * _MULTIPLIERS
-        high = product >> _SHIFT32
-        low = product & _MASK32
+        halves = (multiplied * _MULTIPLIERS).view(np.uint32).reshape(*multiplied.shape, 2)
         # (c0, c1, c2, c3) -> (hi(m1 c2) ^ c1 ^ k0, lo(m1 c2), hi(m0 c0) ^ c3 ^ k1, lo(m0 c0))
-        multiplied = high[::-1] ^ mixed ^ keys
-        mixed = low[::-1]
+        multiplied = halves[::-1, :, _HIGH] ^ mixed ^ keys
+        mixed = halves[::-1, :, _LOW]
     words = np.empty((4, multiplied.shape[1]), dtype=np.uint32)
     words[0::2] = multiplied
     words[1::2] = mixed
@@ -112,8 +112,8 @@ def latents(seeds: ArrayLike, indices: ArrayLike, dim: int, truncation: ArrayLik
     """
     if not 1 <= dim <= MAX_DIM:
         raise ValueError(f"dim must be in 1 … {MAX_DIM}, not {dim}")
-    seed, index = np.broadcast_arrays(_uint64(seeds, "seeds"), _uint64(indices, "indices"))
-    n = seed.shape[0]
+    seed, index = _uint64(seeds, "seeds"), _uint64(indices, "indices")
+    n = max(len(seed), len(index)) if len(seed) and len(index) else 0
     blocks = -(-dim // LANES_PER_BLOCK)
     counter = np.zeros((4, n, blocks), dtype=np.uint32)
     counter[0] = np.arange(blocks, dtype=np.uint32)
@@ -129,10 +129,10 @@ def latents(seeds: ArrayLike, indices: ArrayLike, dim: int, truncation: ArrayLik
     lanes = words.view("<u2").reshape(n, blocks * LANES_PER_BLOCK)[:, :dim].astype(np.int64)
 
     share = np.asarray(truncation, dtype=np.float64)
-    if not np.all((share > 0.0) & (share <= 1.0)):  # also catches NaN
+    if not ((share > 0.0) & (share <= 1.0)).all():  # also catches NaN
         raise ValueError("truncation must be in (0, 1]")
-    steps = np.maximum(np.rint(share * 65536.0).astype(np.int64), 1)
-    if not np.all(steps == 65536):
+    if not (share == 1.0).all():
+        steps = np.maximum(np.rint(share * 65536.0).astype(np.int64), 1)
         # Twice the lane's distance from the middle, scaled, and back: 0 … 65535 onto the central share, in integers.
         steps = np.broadcast_to(steps.reshape(-1, 1), (n, 1))
         lanes = ((2 * lanes - 65535) * steps + (1 << 32)) >> 17
