@@ -61,8 +61,8 @@ def philox4x32(counter: NDArray[np.uint32], key: NDArray[np.uint32]) -> NDArray[
     >>> [hex(word) for word in philox4x32(zero, zero[:2])[:, 0]]
     ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
     """
-    # Words 0 and 2 are multiplied, words 1 and 3 are mixed in: each pair is two rows of one array, and a product's halves
-    # are views of it. That leaves three numpy calls a round, which is what a small batch pays for.
+    # Words 0 and 2 are multiplied, words 1 and 3 are mixed in: each pair is two rows of one array, and the halves of a
+    # product are views of it. That leaves three numpy calls a round, which is what a small batch pays for.
     multiplied, mixed = counter[0::2], counter[1::2]
     round_keys = (key + _WEYL_STEPS).astype(np.uint32)
     for keys in round_keys:
