@@ -126,9 +126,9 @@ def decode_image(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) ->
                     f"claims {image.width} × {image.height} pixels, more than the limit of {max_pixels:,}",
                     code="data.too-large",
                 )
-            mode = image.mode
+            mode, form = image.mode, image.format
             image.load()
-            pixels = _to_uint8(_upright(image))
+            pixels = _to_uint8(_upright(image), form)
     except DataError:
         raise
     except UnidentifiedImageError:
@@ -154,8 +154,8 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _to_uint8(image: Image.Image) -> NDArray[np.uint8]:
-    """Pixels of a loaded picture of any mode, uint8 [H, W, 1 or 3]."""
+def _to_uint8(image: Image.Image, form: str | None) -> NDArray[np.uint8]:
+    """Pixels of a loaded picture of any mode, uint8 [H, W, 1 or 3]; `form` is the file's, which copies forget."""
     mode = image.mode
     if mode == "F":
         raise DataError(
@@ -163,8 +163,8 @@ def _to_uint8(image: Image.Image) -> NDArray[np.uint8]:
         )
     if mode == "I" or mode.startswith("I;16"):
         wide = np.asarray(image)
-        # Older Pillow opens 16-bit PNG and PGM as 32-bit "I"; anything else with 32 bits has no stated range.
-        if mode == "I" and (image.format not in ("PNG", "PPM") or wide.min() < 0 or wide.max() > 65535):
+        # Pillow opens 16-bit PGM, and older ones PNG, as 32-bit "I"; anything else with 32 bits has no stated range.
+        if mode == "I" and (form not in ("PNG", "PPM") or wide.min() < 0 or wide.max() > 65535):
             raise DataError(
                 "has 32-bit integer pixels, whose range is not stated; save it with 8 or 16 bits", code="data.mode"
             )

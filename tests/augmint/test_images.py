@@ -84,6 +84,16 @@ def test_16_bit_grey_is_divided_by_257(form: str, dtype: str) -> None:
     assert decoded.pixels[..., 0].tolist() == [[0, 0, 0, 1, 1, 255], [2, 3, 100, 200, 254, 255]]
 
 
+def test_16_bit_pgm_is_16_bit_grey_too() -> None:
+    wide = np.array([[0, 128, 129, 257 * 100, 65535]], dtype=">u2")
+    assert decode_image(b"P5\n5 1\n65535\n" + wide.tobytes()).pixels[..., 0].tolist() == [[0, 0, 1, 100, 255]]
+
+
+def test_32_bit_integers_are_refused() -> None:
+    with pytest.raises(DataError, match="32-bit integer pixels"):
+        decode_image(_bytes(Image.fromarray(np.array([[0, 70_000]], dtype=np.int32)), "TIFF"))
+
+
 def test_animations_count_by_their_first_frame() -> None:
     frames = [Image.fromarray(noise(i, (5, 7))) for i in range(3)]
     data = _bytes(frames[0], "GIF", save_all=True, append_images=frames[1:])
