@@ -403,9 +403,10 @@ class Engine:
             parts, late = self._fill(lane)
             if lane.queue:
                 self._lanes.append(lane)
-                self._work.notify()  # another thread may go on with it meanwhile
             else:
                 lane.active = False
+            if self._lanes:
+                self._work.notify()  # another thread may go on with this lane, or the next one, meanwhile
             if parts or late:
                 return lane, parts, late
 

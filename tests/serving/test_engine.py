@@ -178,6 +178,24 @@ def test_requests_submitted_without_waking_share_a_call() -> None:
         engine.close()
 
 
+def test_one_wake_is_enough_for_several_lanes() -> None:
+    gate = Gate()
+    engine = Engine(threads=2, queue_images=1000)
+    slow, quick = lane(gate), lane()
+    try:
+        time.sleep(0.05)  # both threads are waiting for work
+        first = engine.submit(slow, ask(a=1), wake=False)
+        second = engine.submit(quick, ask(b=1), wake=False)
+        engine.wake()
+        assert np.array_equal(engine.wait(second, 5), expected(second.request))  # though the other lane is busy
+        assert not first.done
+        gate.open.set()
+        engine.wait(first, 10)
+    finally:
+        gate.open.set()
+        engine.close()
+
+
 def test_a_small_request_is_not_behind_a_large_one() -> None:
     gate = Gate()
     calls_until: dict[object, int] = {}
