@@ -3,7 +3,7 @@
 `Generator` gives the same methods with the same arguments and the same bytes as `augmint.Client`. It may be shared by
 threads, sent to other processes (it reopens there, and checks that it is still the same bundle) and survives a fork.
 
-This module knows nothing of HTTP, batching or quotas: `render` is the one function that the service's engine calls.
+This module knows nothing of HTTP, batching or quotas: `run` is the one function that the service's engine calls.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class Generator:
 
     def __init__(self, path: str | os.PathLike[str], *, device: str = "auto", threads: int | None = None) -> None:
         self._path = Path(path)
+        self._absolute = self._path.resolve()  # now: the working directory may change before it is sent elsewhere
         self._device = device
         self._threads = threads
         self._lock = threading.Lock()
@@ -263,7 +264,7 @@ class Generator:
 
     def __getstate__(self) -> dict[str, Any]:
         return {
-            "path": str(self._path.resolve()),
+            "path": str(self._absolute),
             "device": self._device,
             "threads": self._threads,
             "digest": self.digest,

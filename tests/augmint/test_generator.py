@@ -117,6 +117,14 @@ def test_it_goes_to_other_processes(generator: Generator, method: str) -> None:
     np.testing.assert_array_equal(images, _in_another_process(generator))
 
 
+def test_it_goes_there_from_another_working_directory_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiny_bundle(tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    generator = Generator("tiny", device="cpu")
+    monkeypatch.chdir("/")
+    assert pickle.loads(pickle.dumps(generator)).digest == generator.digest
+
+
 def test_it_notices_when_the_bundle_changed_on_the_way(tmp_path: Path) -> None:
     path = write_tiny_bundle(tmp_path / "b", seed=1)
     pickled = pickle.dumps(Generator(path, device="cpu"))
