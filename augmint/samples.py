@@ -98,7 +98,9 @@ class Request:
         >>> Request.make({"b": 2, "a": 1}, ("a", "b"), seed=3).total
         3
         """
-        pairs = _check_counts(counts, class_names)
+        # A table, because a body of a megabyte names a hundred thousand labels, and a bundle may have ten thousand.
+        numbers = {name: number for number, name in enumerate(class_names)}
+        pairs = _check_counts(counts, class_names, numbers)
         if seed is None:
             seed = secrets.randbelow(_PICKED_SEED_LIMIT)
         seed = _whole(seed, "seed")
@@ -113,7 +115,7 @@ class Request:
         truncation = float(truncation)
         if not 0.0 < truncation <= 1.0:  # also catches NaN
             raise RequestError(f"truncation must be in (0, 1], not {truncation}.")
-        ids = tuple(class_names.index(label) if class_names else 0 for label, _ in pairs)
+        ids = tuple(numbers[label] if class_names else 0 for label, _ in pairs)
         return cls(pairs, ids, seed, offset, truncation, class_names)
 
     @property
@@ -137,18 +139,20 @@ class Request:
         return labels, indices
 
 
-def _check_counts(counts: Counts, class_names: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
+def _check_counts(
+    counts: Counts, class_names: tuple[str, ...], numbers: Mapping[str, int]
+) -> tuple[tuple[str, int], ...]:
     if isinstance(counts, Mapping):
         if not class_names:
             raise RequestError(
                 "this bundle is unconditional and has no labels: ask for a number of images instead of counts by label."
             )
-        unknown = [label for label in counts if label not in class_names]
-        if unknown:
-            shown = ", ".join(class_names[:20]) + (", …" if len(class_names) > 20 else "")
-            raise UnknownLabelError(
-                f"unknown label {str(unknown[0])[:80]!r}: this bundle has {shown}.", labels=class_names
-            )
+        for label in counts:
+            if label not in numbers:
+                shown = ", ".join(class_names[:20]) + (", …" if len(class_names) > 20 else "")
+                raise UnknownLabelError(
+                    f"unknown label {str(label)[:80]!r}: this bundle has {shown}.", labels=class_names
+                )
         pairs = tuple((label, _whole(n, f"the count of {label!r}")) for label, n in counts.items())
     else:
         if class_names:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -169,6 +170,14 @@ def test_a_bad_request_meets_one_sentence(
 ) -> None:
     with pytest.raises(RequestError, match=message):
         generator.generate(counts, **arguments)  # type: ignore[arg-type]
+
+
+def test_many_unknown_labels_do_not_hold_up_a_service() -> None:
+    names = tuple(f"class{i}" for i in range(5_000))
+    began = time.process_time()
+    with pytest.raises(UnknownLabelError):
+        Request.make({f"{i}": 1 for i in range(50_000)}, names)
+    assert time.process_time() - began < 1  # and not 5 s, in which an event loop would answer nobody
 
 
 def test_an_unknown_label_lists_the_right_ones(generator: Generator) -> None:
