@@ -211,7 +211,7 @@ class Balanced:
             out: "folder": a new or empty folder, which gets a folder of PNGs per class and a metadata.csv with
                 file_name, label, split (all train), synthetic, seed, index, bundle, truncation and origin; synthetic
                 PNGs carry their address and the IPTC mark. "npz": a new .npz with images, labels, class_names, split,
-                synthetic, seeds, indices and bundle. `load_data` reads both.
+                synthetic, seeds, indices, bundle and truncation. `load_data` reads both.
 
         Raises:
             DataError: `out` is in use or cannot be written.
@@ -223,6 +223,7 @@ class Balanced:
                 "seeds": self.seeds,
                 "indices": self.indices,
                 "bundle": np.array(self.bundle),
+                "truncation": np.array(self.truncation),
             }
             return write_npz(self.images, self.labels, self.class_names, out, arrays=arrays)
         if format != "folder":
@@ -316,7 +317,14 @@ def balance(
 
     total = sum(ask.values())
     first = len(real.labels)
-    images = np.empty((first + total, *info.image_shape), dtype=np.uint8)
+    try:
+        images = np.empty((first + total, *info.image_shape), dtype=np.uint8)
+    except (MemoryError, ValueError):  # ValueError: more than an array can ever hold
+        raise DataError(
+            f"{total:,} images of {'×'.join(map(str, info.image_shape))} more do not fit in memory: ask for fewer, or "
+            "for parts of them with offset.",
+            code="data.memory",
+        ) from None
     labels = np.empty(first + total, dtype=np.int64)
     seeds = np.zeros(first + total, dtype=np.uint64)
     indices = np.zeros(first + total, dtype=np.uint64)
@@ -324,13 +332,14 @@ def balance(
     labels[:first] = real.labels
     end, digest, cause = first, "", ""
     if total:
-        # Generators and services number the classes in the bundle's order, the data in its own.
-        own = np.array([real.class_names.index(n) if n in real.class_names else -1 for n in info.class_names])
+        # Generators and services number the classes in the bundle's order, the data in its own. By the names in each
+        # answer, because a service may have got another bundle since it was asked what it has.
+        own = {name: i for i, name in enumerate(real.class_names)}
         try:
             stream = source.stream(ask, seed=seed, offset=offset, truncation=truncation, chunk=_CHUNK)
             for part in stream:
                 here = slice(end, end + len(part))
-                images[here], labels[here] = part.images, own[part.labels]
+                images[here], labels[here] = part.images, [own[name] for name in part.label_names]
                 seeds[here], indices[here] = part.seeds, part.indices
                 end, digest, seed = here.stop, part.bundle, int(part.seeds[0])
                 if progress is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from augmint.errors import (
 )
 from augmint.generator import Generator
 from augmint.images import read_marks
-from augmint.samples import Samples
+from augmint.samples import BundleInfo, Samples
 
 NAMES = ("cat", "dog", "été 10")
 
@@ -165,6 +166,26 @@ def test_the_data_may_order_its_classes_otherwise_than_the_bundle(generator: Gen
     assert set(np.array(result.label_names)[result.synthetic]) == {"dog"}
 
 
+class Replaced(Generator):
+    """A source whose bundle was another one, with the classes in another order, when it was asked what it has."""
+
+    def info(self) -> BundleInfo:
+        return replace(super().info(), class_names=NAMES[::-1])
+
+
+def test_labels_are_those_of_the_answer_not_of_what_the_source_had_before(tiny_bundle: Path) -> None:
+    x, y = np.zeros((5, 8, 8, 1), np.uint8), ["cat"] * 4 + ["dog"]
+    source = Replaced(tiny_bundle, device="cpu")
+    result = balance((x, y), source, seed=1)
+    assert set(np.array(result.label_names)[result.synthetic]) == {"dog"}
+
+
+@pytest.mark.parametrize("total", [10**15, 10**19])
+def test_more_than_memory_holds_is_refused_in_a_sentence(generator: Generator, total: int) -> None:
+    with pytest.raises(DataError, match="do not fit in memory"):
+        balance((np.zeros((2, 8, 8), np.uint8), ["cat", "dog"]), generator, {"cat": total})
+
+
 def test_real_images_are_brought_to_the_sources_shape_and_that_is_said(generator: Generator) -> None:
     x = np.random.default_rng(0).integers(0, 256, (5, 16, 12, 3), dtype=np.uint8)
     result = balance((x, ["cat"] * 4 + ["dog"]), generator, resize="crop")
@@ -287,13 +308,14 @@ def test_a_folder_reads_back_and_says_of_each_image_what_it_is(
 
 
 def test_an_npz_reads_back(data: DataSet, generator: Generator, tmp_path: Path) -> None:
-    result = balance(data, generator, seed=3)
+    result = balance(data, generator, seed=3, truncation=0.5)
     out = result.write(tmp_path / "balanced.npz", format="npz")
     assert load_data(out).counts("train") == {label: result.label_names.count(label) for label in NAMES}
     with np.load(out, allow_pickle=False) as arrays:
         for name in ("images", "labels", "synthetic", "seeds", "indices"):
             np.testing.assert_array_equal(arrays[name], getattr(result, name))
         assert str(arrays["bundle"]) == generator.digest
+        assert float(arrays["truncation"]) == 0.5
 
 
 def test_nothing_is_written_over(data: DataSet, generator: Generator, tmp_path: Path) -> None:
