@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -26,7 +27,17 @@ from augmint.images import encode_png, synthetic_png, synthetic_text
 from augmint.samples import BundleInfo, Counts, Reproducibility, Samples, Source
 from augmint.sheets import contact_sheet
 
-__all__ = ["Form", "Written", "check_out", "form_of", "write_samples"]
+__all__ = [
+    "COLUMNS",
+    "METADATA",
+    "Form",
+    "Written",
+    "check_out",
+    "form_of",
+    "labelled_pngs",
+    "marked_png",
+    "write_samples",
+]
 
 Form = Literal["folder", "npz", "png", "stdout"]
 Progress = Callable[[int, int], None]
@@ -34,6 +45,7 @@ Progress = Callable[[int, int], None]
 _CHUNK: Final = 256
 _UNCONDITIONAL: Final = "images"  # the folder of images that have no label
 _SHEET_ROWS: Final = 64  # of 16 images, for each class
+METADATA: Final = "metadata.csv"
 COLUMNS: Final = ("file_name", "label", "synthetic", "seed", "index", "truncation", "bundle")
 
 
@@ -193,27 +205,43 @@ class _Delivery:
 
 
 def _write_folder(delivery: _Delivery, out: Path) -> None:
-    folders = folder_names(delivery.info.class_names or (_UNCONDITIONAL,))
     with new_folder(out) as folder:
         table = io.StringIO(newline="")
         rows = csv.writer(table, lineterminator="\n")
         rows.writerow(COLUMNS)
         for part in delivery:
-            for row, label in enumerate(part.label_names):
-                seed, index = int(part.seeds[row]), int(part.indices[row])
-                name = f"{folders[part.labels[row]]}/{seed}-{index}.png"
-                image = synthetic_png(
-                    part.images[row],
-                    bundle=part.bundle,
-                    label=label,
-                    seed=seed,
-                    index=index,
-                    truncation=part.truncation,
-                )
+            for name, image, row in labelled_pngs(part):
                 (folder / name).parent.mkdir(exist_ok=True)
                 (folder / name).write_bytes(image)
-                rows.writerow((name, label, "true", seed, index, part.truncation, part.bundle))
-        (folder / "metadata.csv").write_text(table.getvalue(), encoding="utf-8", newline="")
+                rows.writerow(row)
+        (folder / METADATA).write_text(table.getvalue(), encoding="utf-8", newline="")
+
+
+def labelled_pngs(samples: Samples) -> Iterator[tuple[str, bytes, tuple[object, ...]]]:
+    """For each image its file's name, in a folder per class; the marked PNG; and its row of the table, as `COLUMNS`."""
+    folders = _folders(samples.class_names)
+    for i, label in enumerate(samples.label_names):
+        seed, index = int(samples.seeds[i]), int(samples.indices[i])
+        name = f"{folders[samples.labels[i]]}/{seed}-{index}.png"
+        yield name, marked_png(samples, i), (name, label, "true", seed, index, samples.truncation, samples.bundle)
+
+
+@lru_cache(maxsize=8)
+def _folders(class_names: tuple[str, ...]) -> tuple[str, ...]:
+    """The folder of each class; images without labels have one, and an empty label in the table."""
+    return tuple(folder_names(class_names or (_UNCONDITIONAL,)))
+
+
+def marked_png(samples: Samples, i: int) -> bytes:
+    """One of the images as a PNG, with its address and the mark of synthetic origin."""
+    return synthetic_png(
+        samples.images[i],
+        bundle=samples.bundle,
+        label=samples.class_names[samples.labels[i]] if samples.class_names else "",
+        seed=int(samples.seeds[i]),
+        index=int(samples.indices[i]),
+        truncation=samples.truncation,
+    )
 
 
 def _npz(samples: Samples) -> bytes:
@@ -221,20 +249,20 @@ def _npz(samples: Samples) -> bytes:
 
 
 def _png(samples: Samples) -> bytes:
-    address: dict[str, Any] = {
-        "bundle": samples.bundle,
-        "seed": int(samples.seeds[0]),
-        "index": int(samples.indices[0]),
-        "truncation": samples.truncation,
-    }
     if len(samples) == 1:
-        return synthetic_png(samples.images[0], label=samples.label_names[0], **address)
+        return marked_png(samples, 0)
     # Only the classes that are in it; `contact_sheet` would keep a row for each.
     shown = sorted(set(samples.labels.tolist()))
     names = [samples.class_names[label] for label in shown] if samples.class_names else []
     labels = np.searchsorted(shown, samples.labels)
     sheet = contact_sheet(samples.images, labels, names, per_class=16 * _SHEET_ROWS, columns=16)
-    text = synthetic_text(label=", ".join(names), **address)
+    text = synthetic_text(
+        bundle=samples.bundle,
+        label=", ".join(names),
+        seed=int(samples.seeds[0]),
+        index=int(samples.indices[0]),
+        truncation=samples.truncation,
+    )
     text.pop("augmint")  # a sheet is synthetic as a whole, but it is not the image of one address
     return encode_png(np.asarray(sheet), text)
 

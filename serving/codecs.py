@@ -18,17 +18,16 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from augmint.archive import pack
-from augmint.data.writing import folder_names
 from augmint.errors import RequestError
-from augmint.images import synthetic_png
 from augmint.samples import Samples
+from augmint.sampling import COLUMNS, METADATA, labelled_pngs, marked_png
 
 __all__ = ["CODEC_VERSION", "FORMATS", "Format", "MediaType", "encode", "encode_npy"]
 
 Format = Literal["npz", "npy", "zip", "png"]
 
 # Part of every ETag: to be raised whenever the bytes of any format change.
-CODEC_VERSION: Final = 1
+CODEC_VERSION: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,30 +35,24 @@ class MediaType:
     """How a format is named in Accept and Content-Type, and what it is, for the OpenAPI document."""
 
     name: str
-    suffix: str
     description: str
 
 
 FORMATS: Final[dict[Format, MediaType]] = {
     "npz": MediaType(
         "application/x-npz",
-        ".npz",
         "npz, uncompressed: images uint8 [N, H, W, C], labels int64 [N] (index into class_names), class_names unicode "
         "[K], seeds uint64 [N], indices uint64 [N]",
     ),
-    "npy": MediaType("application/x-npy", ".npy", "npy: the images alone, uint8 [N, H, W, C]"),
+    "npy": MediaType("application/x-npy", "npy: the images alone, uint8 [N, H, W, C]"),
     "zip": MediaType(
         "application/zip",
-        ".zip",
-        "zip: a folder of PNGs per class and metadata.csv with file_name, label, seed, index, truncation, bundle; "
-        "every PNG carries its address and IPTC's mark of synthetic origin",
+        "zip: a folder of PNGs per class and metadata.csv with file_name, label, synthetic, seed, index, truncation, "
+        "bundle; every PNG carries its address and IPTC's mark of synthetic origin",
     ),
-    "png": MediaType("image/png", ".png", "one PNG, with its address and IPTC's mark of synthetic origin"),
+    "png": MediaType("image/png", "one PNG, with its address and IPTC's mark of synthetic origin"),
 }
 assert set(FORMATS) == set(get_args(Format))
-
-METADATA: Final = "metadata.csv"
-_COLUMNS: Final = ("file_name", "label", "seed", "index", "truncation", "bundle")
 
 
 def encode(samples: Samples, form: Format) -> bytes:
@@ -78,7 +71,7 @@ def encode(samples: Samples, form: Format) -> bytes:
         case "png":
             if len(samples) != 1:
                 raise RequestError("image/png holds one image: ask for one, or for another format.")
-            return _png(samples, 0, samples.label_names[0])
+            return marked_png(samples, 0)
 
 
 def encode_npy(images: NDArray[np.uint8]) -> bytes:
@@ -94,32 +87,16 @@ def _npy_header(shape: tuple[int, ...]) -> bytes:
     return header.getvalue()
 
 
-def _png(samples: Samples, row: int, label: str) -> bytes:
-    return synthetic_png(
-        samples.images[row],
-        bundle=samples.bundle,
-        label=label,
-        seed=int(samples.seeds[row]),
-        index=int(samples.indices[row]),
-        truncation=samples.truncation,
-    )
-
-
 def _zip(samples: Samples) -> bytes:
-    """Folder per class, as `augmint.data.load_data` and Hugging Face's imagefolder read it."""
-    # An unconditional bundle has one folder, and an empty label in the table.
-    folders = folder_names(samples.class_names or ("images",))
+    """What `augmint sample` writes, which `augmint.data.load_data` and Hugging Face's imagefolder read."""
     table = io.StringIO(newline="")
     rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(_COLUMNS)
+    rows.writerow(COLUMNS)
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
-        for row, label in enumerate(samples.label_names):
-            seed, index = int(samples.seeds[row]), int(samples.indices[row])
-            name = f"{folders[samples.labels[row]]}/{seed}-{index}.png"
-            # PNGs are deflated already.
-            archive.writestr(_entry(name), _png(samples, row, label))
-            rows.writerow((name, label, seed, index, samples.truncation, samples.bundle))
+        for name, image, row in labelled_pngs(samples):
+            archive.writestr(_entry(name), image)  # not deflated: PNGs are already
+            rows.writerow(row)
         archive.writestr(_entry(METADATA), table.getvalue(), compress_type=zipfile.ZIP_DEFLATED)
     return stream.getvalue()
 

@@ -25,6 +25,7 @@ from augmint.data import load_data
 from augmint.errors import AugmintError
 from augmint.images import read_marks
 from augmint.samples import Samples
+from augmint.sampling import write_samples
 from tests.serving.conftest import Reply, Service
 
 
@@ -118,18 +119,22 @@ def test_the_zip_reads_back_as_a_data_set(service: Service, tiny: Generator, tmp
     with zipfile.ZipFile(io.BytesIO(reply.body)) as archive:
         rows = list(csv.DictReader(io.StringIO(archive.read("metadata.csv").decode())))
         assert [row["file_name"] for row in rows] == archive.namelist()[:-1]
+        write_samples(tiny, {"dog": 3, "été 10": 2}, str(tmp_path / "local"), seed=4)
+        for name in archive.namelist():  # the same files as `augmint sample` writes
+            assert archive.read(name) == (tmp_path / "local" / name).read_bytes()
         for row, image, label in zip(rows, local.images, local.label_names, strict=True):
             data = archive.read(row["file_name"])
             assert np.array_equal(np.array(Image.open(io.BytesIO(data)))[..., None], image)
             assert row["label"] == label
             assert row["seed"] == "4"
+            assert row["synthetic"] == "true"
             marks = read_marks(data)
             assert marks is not None
             assert marks["label"] == label
             assert marks["bundle"] == tiny.digest == row["bundle"]
             assert str(marks["index"]) == row["index"]
-        archive.extractall(tmp_path)
-    data_set = load_data(tmp_path)
+        archive.extractall(tmp_path / "far")
+    data_set = load_data(tmp_path / "far")
     assert data_set.class_names == ("dog", "été 10")
     assert len(data_set.labels) == 5
 
