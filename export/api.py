@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -312,7 +311,6 @@ def _description(networks: Networks, request: ExportRequest, name: str, graphs: 
     """All but the evidence."""
     config, class_names = networks.config, networks.class_names
     height, width, channels = config.image_shape
-    trained = datetime.fromtimestamp(networks.run.checkpoint_path(request.which).stat().st_mtime, UTC)
     latent = Tensor(name="latent", dtype="float32", shape=("N", config.options.latent_dim))
     label = (Tensor(name="label", dtype="int64", shape=("N",)),) if class_names else ()
     image = Tensor(name="image", dtype="uint8", shape=("N", height, width, channels))
@@ -330,7 +328,7 @@ def _description(networks: Networks, request: ExportRequest, name: str, graphs: 
             name=name,
             augmint_version=augmint.__version__,
             run=networks.run.name,
-            trained=trained.isoformat(timespec="seconds"),
+            trained=networks.written,
             licence=request.licence.strip() or "unstated",
         ),
         architecture=Architecture(
@@ -487,7 +485,12 @@ def _write_verified(out: Path, description: Description, content: dict[str, byte
         _check_destination(out, force)
         if out.exists():
             os.replace(out, scratch / "old")
-        os.replace(fresh, out)
+        try:
+            os.replace(fresh, out)
+        except OSError:
+            if (scratch / "old").exists():
+                os.replace(scratch / "old", out)
+            raise
     except OSError as error:
         raise ExportError(f"{out} cannot be written: {error.strerror}.", code="export.unwritable") from error
     finally:

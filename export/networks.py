@@ -28,7 +28,8 @@ Which = Literal["best", "last"]
 class Networks:
     """What is exported of a run: networks in eval mode, float32, on the CPU.
 
-    `step` is the checkpoint's, `score` the validation score that chose it (None for "last").
+    `step` is the checkpoint's, `written` its time in ISO 8601, `score` the validation score that chose it (None for
+    "last").
     """
 
     run: Run
@@ -36,6 +37,7 @@ class Networks:
     generator: nn.Module
     critic: nn.Module | None
     step: int
+    written: str
     score: float | None
 
     @property
@@ -55,12 +57,13 @@ def load(path: Path, which: Which) -> Networks:
     critic = load_critic(run, which)[0] if which == "last" or "critic" in state else None
     score = state.get("score")
     try:
-        step = int(state["step"] if "step" in state else state["state"]["step"])
+        step, written = int(state["step"] if "step" in state else state["state"]["step"]), str(state["written"])
     except (KeyError, TypeError, ValueError) as error:
         raise TrainingError(
-            f"{run.checkpoint_path(which)} does not say its step; train anew.", code="training.checkpoint-damaged"
+            f"{run.checkpoint_path(which)} does not say its step and time; train anew.",
+            code="training.checkpoint-damaged",
         ) from error
-    return Networks(run, config, generator, critic, step, None if score is None else float(score))
+    return Networks(run, config, generator, critic, step, written, None if score is None else float(score))
 
 
 def trace(networks: Networks, precision: Precision) -> dict[str, bytes]:

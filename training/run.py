@@ -26,6 +26,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal, Self
 
@@ -182,7 +183,9 @@ class Run:
         return self.path / "checkpoints" / f"{which}.pt"
 
     def save_checkpoint(self, which: Kept, state: Mapping[str, Any]) -> None:
-        write_atomically(self.checkpoint_path(which), lambda file: torch.save(dict(state), file))
+        """With `written`, the time of now in ISO 8601: a file's own time is lost when the run is copied."""
+        content = {**state, "written": datetime.now(UTC).isoformat(timespec="seconds")}
+        write_atomically(self.checkpoint_path(which), lambda file: torch.save(content, file))
 
     def load_checkpoint(self, which: Kept) -> dict[str, Any]:
         """The checkpoint's tensors and plain values, on the CPU."""

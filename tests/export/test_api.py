@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -111,8 +112,14 @@ def test_nothing_of_this_machine_is_in_the_bundle(exported: ExportResult, run: P
 
 @pytest.mark.usefixtures("quick")
 def test_a_second_export_is_the_same_bundle_byte_for_byte(exported: ExportResult, run: Path, tmp_path: Path) -> None:
-    """The graphs' part of it is a gate; here it is everything else: figures, golden samples, sheet, card."""
-    again = export_run(ExportRequest(run=run, out=tmp_path / "digits", licence="cc-by-4.0"))
+    """The graphs' part of it is a gate; here it is everything else: figures, golden samples, sheet, card.
+
+    From a copy of the run whose files are of another time.
+    """
+    copy = Path(shutil.copytree(run, tmp_path / "copy" / run.name))
+    for file in (copy / "checkpoints").iterdir():
+        os.utime(file, (1e9, 1e9))
+    again = export_run(ExportRequest(run=copy, out=tmp_path / "digits", licence="cc-by-4.0"))
     assert again.digest == exported.digest
     assert again == replace(exported, path=again.path)
     assert set(again.seconds) >= {"trace", "gates", "evaluate"}
@@ -294,6 +301,26 @@ def test_data_that_are_gone_leave_a_bundle_without_figures(run: Path, tmp_path: 
     assert any(str(tmp_path / "gone") in line for line in lines), "the user is told which"
     assert any("nothing was measured" in warning for warning in result.warnings)
     assert str(tmp_path) not in (result.path / MANIFEST).read_text(), "no path of this machine"
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_was_there_is_put_back_when_the_new_bundle_cannot_take_its_place(
+    run: Path, exported: ExportResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Path(shutil.copytree(exported.path, tmp_path / "digits"))
+    before = os.replace
+
+    def replace_(source: Path, target: Path) -> None:
+        if Path(source).name == "bundle" and Path(target) == out:
+            raise OSError(28, "No space left on device")
+        before(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_)
+    with pytest.raises(ExportError, match="No space left") as caught:
+        export_run(ExportRequest(run=run, out=out, name="other", evaluate=False, force=True))
+    assert caught.value.code == "export.unwritable"
+    assert read_bundle(out).digest == exported.digest
+    assert [path.name for path in tmp_path.iterdir()] == ["digits"]
 
 
 @pytest.mark.usefixtures("quick")
