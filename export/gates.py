@@ -41,6 +41,7 @@ from augmint.errors import AugmintError, BundleError, GateError
 from augmint.latents import latents
 from augmint.runtime import open_session
 from export.graph import levels, signature
+from export.half import clipping
 
 __all__ = [
     "PARITY_FP16",
@@ -234,17 +235,16 @@ def labels(subject: Subject) -> None:
 def alive(subject: Subject, n: int = 64) -> None:
     """Finite before rounding (a NaN would be served as some grey level), and more than constant or equal images."""
     latent, label = subject.addresses(n)
-    graph, value = _before_clipping(subject.model)
-    if value is not None:
-        session = subject.session(model=graph)
-        (raw,) = session.run([value], subject.feeds(latent, label))
-        bad = int(np.size(raw) - np.count_nonzero(np.isfinite(raw)))
-        if bad:
-            raise GateError(
-                f"{bad} of {raw.size} values are NaN or infinite before rounding: the weights are damaged, or too "
-                "large for fp16 (export with --precision fp32).",
-                code="export.not-finite",
-            )
+    proto = onnx.ModelProto.FromString(subject.model)
+    value = clipping(proto.graph)[1].input[0]
+    (raw,) = _values(subject, proto, [value], latent, label)
+    bad = int(np.size(raw) - np.count_nonzero(np.isfinite(raw)))
+    if bad:
+        raise GateError(
+            f"{bad} of {raw.size} values are NaN or infinite before rounding: the weights are damaged, or too "
+            "large for fp16 (export with --precision fp32).",
+            code="export.not-finite",
+        )
     images = subject.run(subject.session(), latent, label)
     flat = int((images.max((1, 2, 3)) == images.min((1, 2, 3))).sum())
     if flat > n // 2:
@@ -260,18 +260,19 @@ def alive(subject: Subject, n: int = 64) -> None:
         )
 
 
-def _before_clipping(model: bytes) -> tuple[bytes, str | None]:
-    """The graph with the float image, before clipping and rounding, as one more output; and that output's name."""
-    proto = onnx.ModelProto.FromString(model)
-    producer = {name: node for node in proto.graph.node for name in node.output}
-    node = producer.get("image")
-    while node is not None and node.op_type != "Clip":
-        node = producer.get(node.input[0])
-    if node is None:
-        return model, None
-    name = node.input[0]
-    proto.graph.output.add().CopyFrom(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    return proto.SerializeToString(), name
+def _values(
+    subject: Subject,
+    proto: onnx.ModelProto,
+    names: Sequence[str],
+    latent: NDArray[np.float32],
+    label: NDArray[np.int64],
+) -> list[NDArray[np.float32]]:
+    """What the float32 tensors `names` within the graph `proto` come to; they become outputs of it."""
+    for name in names:
+        proto.graph.output.add().CopyFrom(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    session = subject.session(model=proto.SerializeToString())
+    values: list[NDArray[np.float32]] = session.run(list(names), subject.feeds(latent, label))
+    return values
 
 
 def half_range(subject: Subject, n: int = 64) -> float:
@@ -286,11 +287,11 @@ def half_range(subject: Subject, n: int = 64) -> float:
     made = {name for node in proto.graph.node if node.op_type != "Constant" for name in node.output}
     # After the clipping come grey levels, which stay float32.
     names = [name for name in names if name in made]
-    for name in names:
-        proto.graph.output.add().CopyFrom(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    session = subject.session(model=proto.SerializeToString())
-    values = session.run(names, subject.feeds(*subject.addresses(n)))
-    worst, where = max((float(np.abs(value).max(initial=0)), name) for value, name in zip(values, names, strict=True))
+    values = _values(subject, proto, names, *subject.addresses(n))
+    magnitudes = [float(np.abs(value).max(initial=0)) for value in values]
+    # argmax finds a NaN, which max() passes over, and "not <=" refuses it
+    largest = int(np.argmax(magnitudes))
+    worst, where = magnitudes[largest], names[largest]
     if not worst <= _HALF_LIMIT:
         raise GateError(
             f"Values within the network go up to {worst:.3g} (at {where[:60]}), too near float16's largest, 65,504: "

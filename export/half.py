@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from augmint.errors import GateError
 
-__all__ = ["to_half"]
+__all__ = ["clipping", "to_half"]
 
 # Inputs that are float32 whatever the data's type: scales, regions, limits of the operator itself.
 _ALWAYS_FLOAT: Final = {"Resize": (1, 2)}
@@ -34,7 +34,7 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     half = onnx.ModelProto()
     half.CopyFrom(model)
     graph = half.graph
-    tail, clip = _tail(graph)
+    tail, clip = clipping(graph)
     floats = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
 
     rounded: dict[str, onnx.TensorProto] = {}
@@ -68,8 +68,8 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     return half
 
 
-def _tail(graph: onnx.GraphProto) -> tuple[set[str], onnx.NodeProto]:
-    """The first outputs of the nodes from clipping to `image`, and the clipping node."""
+def clipping(graph: onnx.GraphProto) -> tuple[set[str], onnx.NodeProto]:
+    """The first outputs of the nodes from clipping to `image`, and the clipping node. Raises GateError without one."""
     producer = {name: node for node in graph.node for name in node.output}
     tail: set[str] = set()
     node = producer.get("image")

@@ -194,6 +194,14 @@ def test_nan_infinite_black_and_equal_images_are_stopped(subject: Subject, plain
     assert code_of(lambda: gates.alive(scaled(subject, 1.0, float("inf")))) == "export.not-finite"
     assert code_of(lambda: gates.alive(scaled(subject, 0.0, -1.0))) == "export.constant"
 
+    def unclipped(model: onnx.ModelProto) -> None:
+        # Nothing says where rounding begins, so nothing can be said of NaN before it.
+        clip = next(node for node in model.graph.node if node.op_type == "Clip")
+        clip.op_type = "Identity"
+        del clip.input[1:]
+
+    assert code_of(lambda: gates.alive(changed(subject, unclipped))) == "export.plain"
+
     def one_image(model: onnx.ModelProto) -> None:
         # The latent and the embedding are multiplied away: every address gives one image, which is not flat.
         for node in model.graph.node:
@@ -356,6 +364,7 @@ def test_weights_and_values_beyond_half_precision_are_stopped(conditional: Trace
     assert code_of(lambda: to_half(big)) == "export.fp16-range"
 
     assert gates.half_range(subject) < 1000
+    assert code_of(lambda: gates.half_range(scaled(subject, float("nan")))) == "export.fp16-range"
     # Weights that a half can hold, but a sum within that it cannot.
     weight.CopyFrom(numpy_helper.from_array(values * np.float32(3e4 / np.abs(values).max()), weight.name))
     to_half(big)
