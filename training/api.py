@@ -26,7 +26,7 @@ from evaluation.selection import SelectionScore
 from training.config import Precision, TrainConfig, TrainRequest, options_from, parse_resolution
 from training.examination import Examiner
 from training.families import family
-from training.loop import train_loop
+from training.loop import finish, train_loop
 from training.machine import resolve_device, torch_settings
 from training.probe import EXAMINATIONS, SCORE_IMAGES, fit_to_time, probe_seconds, steps_per_second
 from training.progress import Reporter, make_reporter
@@ -115,11 +115,11 @@ def train(request: TrainRequest, *, progress: bool | None = None) -> Run:
                 f"{height}x{width}, {'colour' if channels == 3 else 'grey'}; family {request.family!r} on {device}."
             )
             if steps is None:
-                scorer = material.fit_scorer(seconds=0.05 * seconds)
+                scorer = material.fit_scorer(0.05 * seconds)
                 config = _fit(draft, request, material, scorer, seconds - (time.monotonic() - began), reporter)
             else:
                 # A run given in steps is the same wherever its command is typed: nothing is measured.
-                scorer = material.fit_scorer(steps=min(max(steps // 2, 20), 600))
+                scorer = material.fit_scorer()
                 config = _with_cadence(replace(draft, score_images=500), None, EXAMINATIONS)
         if request.checkpoint_every is not None:
             config = replace(config, checkpoint_every=request.checkpoint_every)
@@ -146,6 +146,7 @@ def resume(run: Run | str | Path, *, data: str | Path | DataSet | None = None, p
         started = run.checkpoint_path("last").is_file()
         resumed = run.load_checkpoint("last") if started else None
         if resumed is not None and resumed["state"]["step"] >= config.steps:
+            finish(run, resumed)
             reporter.say(f"{run.path} is finished: all {config.steps} steps are done.")
             return run
         if config.made_with != _made_with():
@@ -166,7 +167,7 @@ def resume(run: Run | str | Path, *, data: str | Path | DataSet | None = None, p
             if scorer is None:
                 if resumed is not None:
                     reporter.say("note: what scored checkpoints cannot be read; scores from now on are from a new one.")
-                scorer = material.fit_scorer(seconds=6.0)
+                scorer = material.fit_scorer()
                 run.save_checkpoint("scorer", scorer.state_dict())
         reporter.say(f"going on with {run.path} at step {resumed['state']['step'] if resumed else 0}.")
         _train(run, material, scorer, reporter, resumed=resumed)
@@ -208,7 +209,10 @@ class _Material:
         labels = self.labels if self.config.conditional else np.zeros_like(self.labels)
         return torch.from_numpy(np.ascontiguousarray(self.images.transpose(0, 3, 1, 2))), torch.from_numpy(labels)
 
-    def fit_scorer(self, *, steps: int | None = None, seconds: float = 6.0) -> SelectionScore:
+    def fit_scorer(self, seconds: float = 6.0) -> SelectionScore:
+        """In at most `seconds`, or, for a run given in steps, for a number of steps that follows from them."""
+        timed = self.config.minutes is not None
+        steps = None if timed else min(max(self.config.steps // 2, 20), 600)
         return SelectionScore.fit(*self._scored(), seed=0, steps=steps, seconds=min(seconds, 6.0))
 
     def restore_scorer(self, run: Run) -> SelectionScore | None:

@@ -55,10 +55,14 @@ class Examiner:
         self.config = config
         self.scorer = scorer
         self.family: Family[FamilyOptions] = config.make_family()
-        # Enough reals to compare with, as many of each class as there are.
-        kept = np.concatenate([np.flatnonzero(labels == number)[:64] for number in np.unique(labels)])
+        # Enough reals to compare with: of each class, or of all images where the generator knows no classes.
+        if config.num_classes:
+            kept = np.concatenate([np.flatnonzero(labels == number)[:64] for number in np.unique(labels)])
+        else:
+            labels = np.zeros_like(labels)
+            kept = np.linspace(0, len(images) - 1, min(len(images), 512)).astype(np.int64)
         self.reals = _to_float(images[kept])
-        self.real_labels = torch.from_numpy(labels[kept] if config.num_classes else np.zeros(len(kept), np.int64))
+        self.real_labels = torch.from_numpy(labels[kept])
 
     def examine(self, average: nn.Module, *, step: int) -> Examination:
         began = time.monotonic()

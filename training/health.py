@@ -81,7 +81,7 @@ def check_collapse(
     """
     collapsed = {}
     for number, name in enumerate(names):
-        fake, real = fakes[fake_labels == number][:64], reals[real_labels == number][:64]
+        fake, real = _thin(fakes[fake_labels == number]), _thin(reals[real_labels == number])
         if len(fake) < 4 or len(real) < 4:
             continue
         real_diversity = _diversity(real)
@@ -148,6 +148,12 @@ def mass_spread(images: Tensor, labels: Tensor) -> float:
 
 def _by_class(values: Tensor, labels: Tensor) -> float:
     return float(torch.stack([values[labels == number].mean() for number in labels.unique().tolist()]).mean())
+
+
+def _thin(images: Tensor) -> Tensor:
+    """At most 64, evenly spread: the first may be all of one kind."""
+    kept = min(len(images), 64)
+    return images[torch.arange(kept) * len(images) // max(kept, 1)]
 
 
 def _diversity(images: Tensor) -> float:

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from types import FrameType
 from typing import Any
@@ -25,7 +25,7 @@ from training.progress import Reporter
 from training.run import Alarm, Best, Run, State, Status
 from training.trainer import Trainer
 
-__all__ = ["Interrupted", "train_loop"]
+__all__ = ["Interrupted", "finish", "train_loop"]
 
 GUARD_EVERY = 10
 """Steps between looks for NaN: a look waits for a GPU. Nothing is kept or judged without one."""
@@ -181,6 +181,15 @@ def train_loop(
     except TrainingError as error:
         status("failed", str(error))
         raise
+
+
+def finish(run: Run, last: dict[str, Any]) -> None:
+    """Mends the status of a run that was killed between its last checkpoint, `last`, and its last word."""
+    with suppress(TrainingError):  # a damaged status is mended alike
+        if run.status().state == "finished":
+            return
+    memory, steps = _Memory.from_state(last["memory"]), run.config.steps
+    run.write_status(Status("finished", steps, steps, memory.seconds, memory.best, tuple(memory.alarms)))
 
 
 def _raise_alarm(memory: _Memory, reporter: Reporter, alarm: Alarm) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from augmint.errors import TrainingError
 from tests.training.test_resume import fingerprint, stop_at
 from training import Interrupted, resume, train
 from training.diffaugment import AugmentPolicy, diff_augment
+from training.examination import Examiner
 from training.families.augment import Augment
 from training.families.base import Batch, Losses
 from training.health import LossWatch, check_collapse, check_leaks, few_images, grey_share, mass_spread
@@ -83,6 +85,18 @@ def test_collapse_names_the_class() -> None:
     assert check_collapse(fakes, labels, reals, labels, ["a", "b"]) == {}
     fakes[labels == 1] = fakes[1].clone()
     assert list(check_collapse(fakes, labels, reals, labels, ["a", "b"])) == ["b"]
+
+
+def test_an_unconditional_generator_is_compared_with_all_classes(request_of: Any) -> None:
+    """Not with the first one: a generator that only knows that one has collapsed."""
+    images = np.zeros((200, 8, 8, 1), np.uint8)
+    images[:100, 3, 3] = np.arange(100)[:, None]  # nearly alike
+    images[100:] = np.random.default_rng(0).integers(0, 255, (100, 8, 8, 1))
+    labels = np.repeat([0, 1], 100)
+    run = train(request_of(steps=1, ignore_labels=True), progress=False)
+    examiner = Examiner(run.config, cast(Any, None), images, labels)
+    fakes = torch.from_numpy(images[:100].transpose(0, 3, 1, 2)).float() / 127.5 - 1
+    assert check_collapse(fakes, torch.zeros(100), examiner.reals, examiner.real_labels, [""])
 
 
 def test_leaks_are_seen_and_their_absence_too() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,27 @@ def test_killed_before_the_first_checkpoint_starts_over(request_of: Any, tmp_pat
         (tmp_path / "cut" / "checkpoints" / f"{name}.pt").unlink()
     resumed = resume(tmp_path / "cut", progress=False)
     assert fingerprint(resumed) == fingerprint(whole)
+
+
+def test_killed_before_the_scorer_was_kept_scores_alike(request_of: Any, tmp_path: Path) -> None:
+    """A run given in steps depends on nothing that is measured, the length of the scorer's training included."""
+    whole = train(request_of(out=tmp_path / "whole"), progress=False)
+    shutil.copytree(whole.path, tmp_path / "cut")
+    for name in ("last", "best", "scorer"):
+        (tmp_path / "cut" / "checkpoints" / f"{name}.pt").unlink()
+    assert fingerprint(resume(tmp_path / "cut", progress=False)) == fingerprint(whole)
+
+
+@pytest.mark.parametrize("damage", ["stale", "missing"])
+def test_killed_after_the_last_checkpoint_is_finished(tiny_run: Run, tmp_path: Path, damage: str) -> None:
+    """The weights were written and the status was not: `--resume` says what is true."""
+    run = Run.open(shutil.copytree(tiny_run.path, tmp_path / "run"))
+    whole = run.status()
+    if damage == "stale":
+        run.write_status(replace(whole, state="running", step=11, best=None))
+    else:
+        (run.path / "status.json").unlink()
+    assert resume(run, progress=False).status() == replace(whole, seconds=run.status().seconds)
 
 
 def test_a_finished_run_says_so(tiny_run: Run, capsys: pytest.CaptureFixture[str]) -> None:
