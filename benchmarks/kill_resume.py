@@ -84,8 +84,9 @@ def main() -> int:
             same &= one == two
             print(f"{which + ' ' + part:<18}{one[:16]:<18}{two[:16]:<20}{'same' if one == two else 'DIFFERENT'}")
         one_status, two_status = (Run.open(path).status() for path in (whole, cut))
-        same &= (one_status.best, one_status.alarms) == (two_status.best, two_status.alarms)
-        print("best score and alarms:", "same" if one_status.best == two_status.best else "DIFFERENT")
+        alike = (one_status.best, one_status.alarms) == (two_status.best, two_status.alarms)
+        same &= alike
+        print("best score and alarms:", "same" if alike else "DIFFERENT")
     return 0 if same else 1
 
 

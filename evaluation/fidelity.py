@@ -22,7 +22,7 @@ from evaluation.kernel_distance import kernel_distance
 from evaluation.label_fidelity import label_fidelity
 from evaluation.prdc import prdc
 
-__all__ = ["FidelityReport", "FidelityRow", "measure"]
+__all__ = ["MEASURES", "FidelityReport", "FidelityRow", "measure"]
 
 MEASURES = ("precision", "recall", "density", "coverage", "kernel_distance", "label_fidelity")
 

@@ -3,7 +3,8 @@
 Precision and recall are Kynkäänniemi et al. 2019 ("Improved precision and recall metric for assessing generative
 models", section 2); density and coverage are Naeem et al. 2020 ("Reliable fidelity and diversity metrics for generative
 models", section 3). Every figure is a share of points within a k-nearest-neighbour ball of another point, in Euclidean
-distance, strictly (as in Naeem's definition and both papers' code). Knows nothing of images, classes or extractors.
+distance, strictly, as in Naeem's definition and code; Kynkäänniemi's has "at most", which differs in ties alone. Knows
+nothing of images, classes or extractors.
 """
 
 from __future__ import annotations

@@ -18,15 +18,14 @@ from augmint.data import DataSet, load_data
 from augmint.errors import AugmintError
 from augmint.images import Resize
 from evaluation.classifier import Classifier, train_classifier
-from evaluation.fidelity import FidelityReport, FidelityRow, measure
+from evaluation.fidelity import MEASURES, FidelityReport, FidelityRow, measure
 from evaluation.label_fidelity import train_judge
 from evaluation.pixels import PixelPCA
 from training.config import TrainConfig
 from training.machine import torch_settings
 
-__all__ = ["MEASURES", "measured", "training_data"]
+__all__ = ["measured", "training_data"]
 
-MEASURES: Final = ("precision", "recall", "density", "coverage", "kernel_distance", "label_fidelity")
 _METHODS: Final = {
     "precision": "improved precision, Kynkäänniemi et al. 2019",
     "recall": "improved recall, Kynkäänniemi et al. 2019",

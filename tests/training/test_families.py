@@ -158,6 +158,20 @@ def test_dcgan_variants(upsampling: Any, spectral: bool) -> None:
     assert networks.generator(torch.randn(2, 100)).shape == (2, 1, 28, 28)
 
 
+@pytest.mark.parametrize("spectral", [False, True])
+def test_dcgan_starts_from_the_papers_weights(spectral: bool) -> None:
+    """N(0, 0.02), which spectral normalisation must neither undo nor have estimated its norms before."""
+    torch.manual_seed(0)
+    critic = Dcgan(DcganOptions(width=32, spectral_norm=spectral), (1, 32, 32), 0).critic()
+    weights = [weight.detach() for weight in critic.parameters() if weight.ndim > 1]
+    assert len(weights) == 4
+    for weight in weights:
+        assert float(weight.std()) == pytest.approx(0.02, rel=0.1)
+    if spectral:
+        norm = torch.linalg.matrix_norm(critic.eval().head.weight.detach(), 2)  # type: ignore[union-attr, arg-type]
+        assert float(norm) == pytest.approx(1.0, rel=0.05)
+
+
 def test_dcgan_two_logits_is_the_softmax_of_both() -> None:
     """softplus(-(l1 - l0)) is the cross-entropy of [l0, l1] against "real"."""
     critic = Dcgan(DcganOptions(width=16, head="two_logits"), (1, 8, 8), 0).critic().eval()

@@ -86,20 +86,23 @@ class Critic(nn.Module):
     def __init__(self, options: DcganOptions, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         channels, height, width = image_shape
-        wrap = spectral_norm if options.spectral_norm else _same
         halvings = _halvings(height, width)
-        layers: list[nn.Module] = [wrap(nn.Conv2d(channels, options.width, 4, 2, 1)), nn.LeakyReLU(0.2)]
+        layers: list[nn.Module] = [nn.Conv2d(channels, options.width, 4, 2, 1), nn.LeakyReLU(0.2)]
         outputs = options.width
         for _ in range(halvings - 1):
-            layers.append(wrap(nn.Conv2d(outputs, outputs * 2, 4, 2, 1, bias=options.spectral_norm)))
+            layers.append(nn.Conv2d(outputs, outputs * 2, 4, 2, 1, bias=options.spectral_norm))
             outputs *= 2
             if not options.spectral_norm:
                 layers.append(nn.BatchNorm2d(outputs))
             layers.append(nn.LeakyReLU(0.2))
         self.layers = nn.Sequential(*layers)
         logits = 2 if options.head == "two_logits" else 1
-        self.head = wrap(nn.Linear(outputs * (height >> halvings) * (width >> halvings), logits))
+        self.head = nn.Linear(outputs * (height >> halvings) * (width >> halvings), logits)
         self.apply(_normal)
+        if options.spectral_norm:  # of weights that have their values: it hides them and begins to estimate their norms
+            for layer in list(self.modules()):
+                if isinstance(layer, nn.Conv2d | nn.Linear):
+                    spectral_norm(layer)
 
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         logits: Tensor = self.head(self.layers(image).flatten(1))
@@ -180,10 +183,6 @@ def _grow(options: DcganOptions, inputs: int, outputs: int, *, bias: bool) -> nn
     if options.upsampling == "transposed":
         return nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=bias)
     return nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(inputs, outputs, 3, 1, 1, bias=bias))
-
-
-def _same(module: nn.Module) -> nn.Module:
-    return module
 
 
 def _normal(module: nn.Module) -> None:
