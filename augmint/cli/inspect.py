@@ -42,6 +42,11 @@ def inspect(
     kind = "service" if is_url(what) else "bundle" if (path / "manifest.json").exists() else "data set"
     if kind == "data set" and (path / "config.json").is_file() and (path / "checkpoints").is_dir():
         kind = "run"
+    if kind == "data set" and (golden := sorted(path.glob("*/golden.npy"))):
+        # Every bundle has one, and no data set; its sample sheets would else be counted as images.
+        raise UsageError(
+            f"{what} is a folder of bundles: inspect one of them, such as {golden[0].parent}.", code="usage.bundles"
+        )
     if sheet is not None and kind != "data set":
         raise UsageError(f"--sheet is for data sets, and {what} is a {kind}: leave it away.", code="usage.sheet")
     match kind:

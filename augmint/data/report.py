@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from augmint.data.dataset import DataSet, load_data
-from augmint.data.records import SPLITS, BadFile, shown
+from augmint.data.records import SPLITS, BadFile, leads_out, shown
 from augmint.data.split import DEFAULT_FRACTIONS
 from augmint.errors import DataError
 from augmint.sheets import contact_sheet
@@ -133,6 +133,11 @@ def inspect_data(
         DataError: there is nothing to load, or the sheet cannot be written.
     """
     data = load_data(spec, skip_bad=True, split_seed=split_seed, fractions=fractions)
+    if sheet is not None and Path(data.spec).is_dir() and not leads_out(Path(sheet), os.path.realpath(data.spec)):
+        raise DataError(
+            f"{shown(str(sheet))} lies in the data set, whose images it would be counted among: write it elsewhere.",
+            code="data.sheet",
+        )
     per_split = {split: data.counts(split) for split in SPLITS}
     classes = {name: {split: per_split[split][name] for split in SPLITS} for name in data.class_names}
     train = list(per_split["train"].values())

@@ -395,6 +395,9 @@ def test_inspect_verifies_a_bundle(run: Run, tiny_bundle: Path, generator: Gener
     shutil.copytree(tiny_bundle, "broken")
     Path("broken/extra").touch()
     refused(run("inspect", "broken"), 1, "extra")
+    shutil.copytree(tiny_bundle, "bundles/tiny")
+    refused(run("inspect", "bundles"), 2, "bundles/tiny")  # and is not a data set of sample sheets
+    assert [path.name for path in Path("bundles").iterdir()] == ["tiny"]
 
 
 def test_inspect_tells_how_a_run_stands(run: Run) -> None:

@@ -91,6 +91,13 @@ def test_sheet_that_cannot_be_written(tmp_path: Path) -> None:
         inspect_data(folder(tmp_path / "d", {"a": 3}), sheet=tmp_path / "file" / "sheet.png")
 
 
+def test_a_sheet_does_not_go_among_the_images(tmp_path: Path) -> None:
+    root = folder(tmp_path / "set", {"a": 3, "b": 3})
+    with pytest.raises(DataError, match="lies in the data set"):
+        inspect_data(root, sheet=root / "a" / "sheet.png")
+    assert not (root / "a" / "sheet.png").exists()
+
+
 def test_many_classes(tmp_path: Path) -> None:
     report = inspect_data(folder(tmp_path / "d", {str(k): 3 for k in range(120)}), sheet=tmp_path / "s.png")
     assert len(report.classes) == 120
