@@ -15,7 +15,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,6 +36,9 @@ from augmint.images import RESIZE_POLICIES, Resize, canonical, decode_image, qui
 
 _KEEP_BYTES: Final = 512 * 2**20
 _DEFAULT_LONGEST: Final = 64
+# Limits of the manifest of `augmint.bundle`.
+_MOST_CLASSES: Final = 10_000
+_LONGEST_NAME: Final = 256  # characters
 _SHAPED_KEPT: Final = 2  # image arrays kept per data set: one for training, one for an extractor
 
 _Item = TypeVar("_Item")
@@ -302,6 +305,7 @@ def load_data(
         raise DataError(f"{shown(str(spec))} has no image that can be read: {reading.bad[0]}.", code="data.no-images")
 
     names = reading.class_names
+    _check_names({entry.label for entry in entries} if names is None else names, reading.name)
     if names is None:
         names = tuple(sorted({entry.label for entry in entries}, key=natural_key))
     number = {name: i for i, name in enumerate(names)}
@@ -416,6 +420,20 @@ def _decode_all(reading: Reading) -> tuple[list[Entry], list[Picture]]:
             pictures.append(result)
     # A class whose images are all unreadable is gone; where the source states the classes, it stays with none.
     return entries, pictures
+
+
+def _check_names(names: Collection[str], where: str) -> None:
+    """Refuse what no bundle could hold, before anybody trains on it."""
+    if len(names) > _MOST_CLASSES:
+        raise DataError(
+            f"{where} has {len(names):,} classes, more than {_MOST_CLASSES:,}: is the label really a class?",
+            code="data.classes",
+        )
+    if long := next((name for name in names if len(name) > _LONGEST_NAME), None):
+        raise DataError(
+            f"{where} has a class name of {len(long):,} characters ({long[:40]!r}…): use {_LONGEST_NAME} at most.",
+            code="data.class-name",
+        )
 
 
 class _Budget:

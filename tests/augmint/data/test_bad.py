@@ -229,6 +229,21 @@ def test_bad_table(tmp_path: Path, header: str, rows: list[str], expected: str) 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["9" * 5000, "a" * 257])
+def test_class_names_that_no_bundle_could_hold(tmp_path: Path, name: str) -> None:
+    save(tmp_path / "0.png", noise(0))
+    (tmp_path / "set.csv").write_text(f"file_name,label\n0.png,{name}\n")
+    with pytest.raises(DataError, match=f"a class name of {len(name):,} characters"):
+        load_data(tmp_path / "set.csv")
+
+
+def test_more_classes_than_a_bundle_could_hold(tmp_path: Path) -> None:
+    images = np.arange(10_001, dtype=np.uint32).view(np.uint8).reshape(-1, 2, 2)
+    np.savez(tmp_path / "set.npz", images=images, labels=np.arange(10_001))
+    with pytest.raises(DataError, match="10,001 classes, more than 10,000"):
+        load_data(tmp_path / "set.npz")
+
+
 def test_bad_rows_can_be_skipped(tmp_path: Path) -> None:
     path = table(tmp_path, "path,label", ["gone.png,a", "img/0.png,a", "img/1.png,b"], "list.csv")
     data = load_data(path, skip_bad=True)
