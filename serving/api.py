@@ -430,16 +430,11 @@ class Api:
         length = exchange.headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > most:
             raise _body_too_large(most)
-        message = await exchange.receive()
-        if message["type"] == "http.request" and not message.get("more_body", False):
-            body: bytes = message.get("body", b"")
-            if len(body) > most:
-                raise _body_too_large(most)
-            return body
         pieces = bytearray()
         try:
             async with asyncio.timeout(self.settings.timeout_s):
                 while True:
+                    message = await exchange.receive()
                     if message["type"] == "http.disconnect":
                         raise _ClientGoneError
                     pieces += message.get("body", b"")
@@ -447,7 +442,6 @@ class Api:
                         raise _body_too_large(most)
                     if not message.get("more_body", False):
                         return bytes(pieces)
-                    message = await exchange.receive()
         except TimeoutError:
             raise DeadlineError("the request's body did not arrive in time: send it at once.") from None
 
