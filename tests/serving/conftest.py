@@ -91,6 +91,8 @@ def environment(home: Path, **variables: str) -> dict[str, str]:
         **kept,
         "BENTOML_HOME": str(home),
         "BENTOML_DO_NOT_TRACK": "True",
+        # What a service leaves in a Bento's folder must not decide whether another test passes.
+        "PYTHONDONTWRITEBYTECODE": "1",
         "AUGMINT_CACHE": str(home / "cache"),
         **variables,
     }
