@@ -26,9 +26,9 @@ import json
 import math
 import os
 import re
+import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -644,7 +644,9 @@ def write_bundle(path: str | os.PathLike[str], description: Description, content
     document = (manifest.model_dump_json(indent=1) + "\n").encode()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        # Not mkdtemp, whose 0700 would hide the bundle from others: it is as public as the process's umask says.
+        scratch = target.parent / f".{target.name}-{secrets.token_hex(6)}"
+        scratch.mkdir()
     except OSError as error:
         raise ExportError(f"{target} cannot be written: {error.strerror}.", code="export.unwritable") from error
     try:
@@ -653,10 +655,6 @@ def write_bundle(path: str | os.PathLike[str], description: Description, content
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        # mkdtemp makes the directory private; a bundle is as public as the process's umask says.
-        umask = os.umask(0)
-        os.umask(umask)
-        scratch.chmod(0o777 & ~umask)
         if target.exists():
             target.rmdir()
         os.replace(scratch, target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import shutil
@@ -260,6 +261,21 @@ def test_writing_does_not_touch_what_is_there(tiny_bundle: Path, tmp_path: Path)
     (tmp_path / "empty").mkdir()
     write_bundle(tmp_path / "empty", description, read.content)
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "x"
+
+
+def test_a_bundle_is_as_public_as_the_umask_says_and_the_umask_is_left_alone(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = read_bundle(tiny_bundle)
+    description = Description(**{name: getattr(read.manifest, name) for name in Description.model_fields})
+    before = os.umask(0o027)
+    try:
+        with monkeypatch.context() as patch:
+            patch.delattr(os, "umask")  # it belongs to the whole process: other threads would write files open to all
+            write_bundle(tmp_path / "made", description, read.content)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "made").stat().st_mode & 0o777 == 0o750
 
 
 def test_a_destination_below_a_file_is_one_sentence(tiny_bundle: Path, tmp_path: Path) -> None:
