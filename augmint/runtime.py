@@ -97,7 +97,6 @@ def open_session(
     device: str = "auto",
     threads: int | None = None,
     optimisation: Optimisation = "all",
-    cuda_options: dict[str, str] | None = None,
 ) -> Session:
     """Open a session on the device that was asked for, or say why not.
 
@@ -107,7 +106,6 @@ def open_session(
             not work), "cpu".
         threads: of one run on the CPU; None takes all usable cores. The images do not depend on it.
         optimisation: ONNX Runtime's graph optimisation level: part of the promise of identical bytes.
-        cuda_options: added to the CUDA provider's options.
 
     Raises:
         DeviceError: the device cannot be had.
@@ -143,7 +141,6 @@ def open_session(
                 "cudnn_conv_algo_search": "HEURISTIC",  # EXHAUSTIVE re-tunes at every new batch size
                 "use_tf32": "0",  # parity with the float32 that was checked at export
                 "arena_extend_strategy": "kSameAsRequested",
-                **(cuda_options or {}),
             }
             providers = [("CUDAExecutionProvider", provider_options), "CPUExecutionProvider"]
             session = _create(ort, model, options, providers)

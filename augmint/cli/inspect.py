@@ -68,7 +68,7 @@ def _data(spec: str, sheet: Path | None) -> tuple[Any, str]:
     from augmint.data.report import inspect_data
 
     report = inspect_data(spec, sheet=sheet)
-    return report.as_dict(), report.text()
+    return {"kind": "data set", **report.as_dict()}, report.text()
 
 
 def _bundle(path: Path, device: str) -> tuple[Any, str]:

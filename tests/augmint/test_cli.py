@@ -378,7 +378,8 @@ def test_inspect_tells_data_sets_and_services_apart(
     assert ran.code == 0
     assert "89 images, 3 classes" in ran.out
     assert Path("sheet.png").is_file()
-    assert json.loads(run("inspect", pets, "--json").out)["images"] == 89
+    document = json.loads(run("inspect", pets, "--json").out)
+    assert (document["kind"], document["images"]) == ("data set", 89)
     fake = FakeService(generator)
     monkeypatch.setattr("augmint.client.Client", lambda url, token: Client(url, transport=fake.transport, token=token))
     assert "cat, dog, été 10" in run("inspect", "http://service.test").out
