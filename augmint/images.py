@@ -52,6 +52,7 @@ __all__ = [
     "read_marks",
     "resize_image",
     "synthetic_png",
+    "synthetic_sheet_png",
     "synthetic_text",
 ]
 
@@ -66,6 +67,7 @@ _FORMATS: Final[tuple[str, ...]] = ("PNG", "JPEG", "MPO", "GIF", "BMP", "TIFF", 
 
 SYNTHETIC: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 _MARK_KEY: Final = "augmint"
+_XMP_KEY: Final = "XML:com.adobe.xmp"
 
 
 class Marks(TypedDict):
@@ -293,6 +295,28 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
 
 
+def _xmp(attributes: Mapping[str, object]) -> str:
+    """An XMP packet that says "made by a trained algorithm", and whatever else is to be said."""
+    # XML 1.0 knows no control characters, and an unpaired surrogate cannot be written as UTF-8.
+    written = "".join(
+        f" augmint:{key}={quoteattr(''.join(c for c in str(value) if c.isprintable()))}"
+        for key, value in attributes.items()
+    )
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
+        f' xmlns:augmint="urn:augmint:address:1#" Iptc4xmpExt:DigitalSourceType="{SYNTHETIC}"{written}/>'
+        '</rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
+    )
+
+
+def synthetic_sheet_png(sheet: Image.Image) -> bytes:
+    """PNG of a sheet of generated images: marked as synthetic as a whole, but not the image of one address."""
+    return encode_png(np.asarray(sheet), {"Software": "augmint", _XMP_KEY: _xmp({})})
+
+
 def synthetic_text(*, bundle: str, label: str, seed: int, index: int, truncation: float) -> dict[str, str]:
     """The PNG texts that mark an image as synthetic and carry its address.
 
@@ -307,20 +331,7 @@ def synthetic_text(*, bundle: str, label: str, seed: int, index: int, truncation
         "index": str(int(index)),
         "truncation": float(truncation),
     }
-    # XML 1.0 knows no control characters, and an unpaired surrogate cannot be written as UTF-8.
-    attributes = "".join(
-        f" augmint:{key}={quoteattr(''.join(c for c in str(value) if c.isprintable()))}"
-        for key, value in address.items()
-    )
-    packet = (
-        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
-        '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
-        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-        '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
-        f' xmlns:augmint="urn:augmint:address:1#" Iptc4xmpExt:DigitalSourceType="{SYNTHETIC}"{attributes}/>'
-        '</rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
-    )
-    return {"Software": "augmint", "XML:com.adobe.xmp": packet, _MARK_KEY: json.dumps(address)}
+    return {"Software": "augmint", _XMP_KEY: _xmp(address), _MARK_KEY: json.dumps(address)}
 
 
 def synthetic_png(

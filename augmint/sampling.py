@@ -23,7 +23,7 @@ import numpy as np
 from augmint.archive import pack
 from augmint.data.writing import folder_names, new_folder
 from augmint.errors import DataError, ServiceError, ShortfallError
-from augmint.images import encode_png, synthetic_png, synthetic_text
+from augmint.images import synthetic_png, synthetic_sheet_png
 from augmint.samples import BundleInfo, Counts, Reproducibility, Samples, Source
 from augmint.sheets import contact_sheet
 
@@ -256,15 +256,7 @@ def _png(samples: Samples) -> bytes:
     names = [samples.class_names[label] for label in shown] if samples.class_names else []
     labels = np.searchsorted(shown, samples.labels)
     sheet = contact_sheet(samples.images, labels, names, per_class=16 * _SHEET_ROWS, columns=16)
-    text = synthetic_text(
-        bundle=samples.bundle,
-        label=", ".join(names),
-        seed=int(samples.seeds[0]),
-        index=int(samples.indices[0]),
-        truncation=samples.truncation,
-    )
-    text.pop("augmint")  # a sheet is synthetic as a whole, but it is not the image of one address
-    return encode_png(np.asarray(sheet), text)
+    return synthetic_sheet_png(sheet)
 
 
 @contextmanager

@@ -47,6 +47,7 @@ from augmint.bundle import (
 from augmint.data import DataSet
 from augmint.errors import ExportError, GateError, UsageError
 from augmint.generator import Generator
+from augmint.images import synthetic_sheet_png
 from augmint.latents import latents
 from augmint.sheets import contact_sheet
 from export import gates
@@ -458,9 +459,7 @@ def _sheet(description: Description, subject: Subject) -> tuple[bytes, dict[str,
     images = _renderer(subject)(labels, np.full(len(labels), SHEET_SEED, dtype=np.uint64), indices)
     counts = [description.data.class_counts.get(name, 0) for name in names]
     picture = contact_sheet(images, labels, names, per_class=each, counts=counts or None)
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue(), dict.fromkeys(names, each) if names else each
+    return synthetic_sheet_png(picture), dict.fromkeys(names, each) if names else each
 
 
 def _with_metadata(model: bytes, metadata: dict[str, str]) -> bytes:
