@@ -148,6 +148,8 @@ def _check_counts(
                 "this bundle is unconditional and has no labels: ask for a number of images instead of counts by label."
             )
         for label in counts:
+            if not isinstance(label, str):
+                raise RequestError(f"labels are names: write the label {str(label)[:80]} as text, in quotes.")
             if label not in numbers:
                 shown = ", ".join(class_names[:20]) + (", …" if len(class_names) > 20 else "")
                 raise UnknownLabelError(

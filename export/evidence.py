@@ -172,6 +172,12 @@ def _images_in(row: FidelityRow, name: str) -> int:
     return {"kernel_distance": row.n_fake + row.n_real, "label_fidelity": row.n_fake}.get(name, 2 * row.n)
 
 
+# Below these a class's images are not fit to be mixed in unseen: held-out reals have about .9 in both.
+WEAK_RECALL: Final = 0.4
+WEAK_COVERAGE: Final = 0.6
+_ENOUGH: Final = 15  # test images, for such a figure to say anything
+
+
 def _warnings(report: FidelityReport, classes: int) -> tuple[str, ...]:
     warnings = []
     thin = [row.name for row in report.rows if row.n_real < 20]
@@ -183,6 +189,20 @@ def _warnings(report: FidelityReport, classes: int) -> tuple[str, ...]:
     if wrong:
         shown = ", ".join(wrong[:10]) + (", …" if len(wrong) > 10 else "")
         warnings.append(f"More than a fifth of the images of {shown} were not taken for their class.")
+    weak = [
+        f"{row.name} (recall {row.recall:.2f}, coverage {row.coverage:.2f})"
+        for row in report.rows
+        if row.n_real >= _ENOUGH
+        and row.recall is not None
+        and row.coverage is not None
+        and (row.recall < WEAK_RECALL or row.coverage < WEAK_COVERAGE)
+    ]
+    if weak:
+        shown = ", ".join(weak[:10]) + (", …" if len(weak) > 10 else "")
+        warnings.append(
+            f"The images miss much of the real ones: {shown}. Look at samples.png before using them; train longer, or "
+            "leave those classes out."
+        )
     return tuple(warnings)
 
 

@@ -173,7 +173,8 @@ def train_loop(
                     status("stopped", f"stopped by {signal.Signals(stop.number).name}")
                     raise Interrupted(run, stop.number)
                 if late and not last:
-                    message = f"stopped early at the time limit, step {step} of {config.steps}: the machine slowed down"
+                    done = f"step {step} of {config.steps}"
+                    message = f"stopped early, well past the time limit, at {done}: the machine slowed down"
                     status("finished", message)
                     reporter.say(f"{message}; `augmint train --resume {run.path}` takes the rest.")
                     return

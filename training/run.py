@@ -35,6 +35,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from augmint.errors import TrainingError
+from augmint.images import synthetic_sheet_png
 from training.averaging import calibration_batches, recalibrate_batch_norm
 from training.config import TrainConfig
 
@@ -171,8 +172,8 @@ class Run:
         write_atomically(self.metrics_path, "".join(line + "\n" for line in kept).encode())
 
     def write_image(self, path: Path, image: Image) -> None:
-        """As PNG, whole or not at all."""
-        write_atomically(path, lambda file: image.save(file, format="PNG"))
+        """A sheet of generated images as PNG, marked as synthetic, whole or not at all."""
+        write_atomically(path, synthetic_sheet_png(image))
 
     def sheet_path(self, step: int) -> Path:
         return self.path / "samples" / f"step_{step:07d}.png"

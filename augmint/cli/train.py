@@ -28,7 +28,11 @@ def train(
         Path | None, typer.Option(help="The run directory to make; by default runs/DATA-FAMILY-N.", metavar="RUN")
     ] = None,
     family: Annotated[
-        str | None, typer.Option(help="augment (conditional, the default), dcgan or gan.", metavar="NAME")
+        str | None,
+        typer.Option(
+            help="augment (by class; the default), or dcgan or gan (no classes, so nothing to balance with).",
+            metavar="NAME",
+        ),
     ] = None,
     minutes: Annotated[
         float | None,

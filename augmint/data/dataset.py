@@ -361,8 +361,12 @@ def _read(spec: str | Path) -> tuple[Reading, str]:
         raise DataError(f"{where} cannot be opened ({error.strerror}): check the path.") from None
     if not there:
         close = difflib.get_close_matches(str(spec), BUILTIN, n=1)
-        mend = f"did you mean the built-in set {close[0]}?" if close else f"built-in sets are {', '.join(BUILTIN)}."
-        raise DataError(f"there is no {where}: {mend}", code="data.not-found")
+        mend = (
+            f"did you mean the built-in set {close[0]}?"
+            if close
+            else f"check the path (built-in sets are {', '.join(BUILTIN)})."
+        )
+        raise DataError(f"there is no file or folder {where}: {mend}", code="data.not-found")
     absolute = path.absolute()
     if folder:
         table = path / "metadata.csv"

@@ -149,6 +149,7 @@ def test_an_unconditional_bundle_takes_a_count(tiny_bundle_unconditional: Path) 
     ("counts", "arguments", "message"),
     [
         ({"bird": 1}, {}, "unknown label 'bird': this bundle has cat, dog"),
+        ({10: 1}, {}, "write the label 10 as text"),
         ({"cat": -1}, {}, "whole number"),
         ({"cat": 1.5}, {}, "whole number"),
         ({"cat": True}, {}, "whole number"),

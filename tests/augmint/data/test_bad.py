@@ -175,7 +175,10 @@ def test_folder_of_text_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (lambda p: p / "gone", "there is no .*gone: built-in sets are digits, mnist5k"),
+        (
+            lambda p: p / "gone",
+            r"there is no file or folder .*gone: check the path \(built-in sets are digits, mnist5k\)",
+        ),
         (lambda p: "mnsit5k", "did you mean the built-in set mnist5k"),
         (lambda p: "", "name a folder"),
         (lambda p: "a\0b", "name a folder"),
