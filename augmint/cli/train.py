@@ -30,7 +30,7 @@ def train(
     family: Annotated[
         str | None,
         typer.Option(
-            help="augment (by class; the default), or dcgan or gan (no classes, so nothing to balance with).",
+            help="augment (by class, the default); dcgan or gan (without classes).",
             metavar="NAME",
         ),
     ] = None,

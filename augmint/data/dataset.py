@@ -364,7 +364,7 @@ def _read(spec: str | Path) -> tuple[Reading, str]:
         mend = (
             f"did you mean the built-in set {close[0]}?"
             if close
-            else f"check the path (built-in sets are {', '.join(BUILTIN)})."
+            else f"check the path (built-in: {', '.join(BUILTIN)})."
         )
         raise DataError(f"there is no file or folder {where}: {mend}", code="data.not-found")
     absolute = path.absolute()

@@ -177,7 +177,7 @@ def test_folder_of_text_files(tmp_path: Path) -> None:
     [
         (
             lambda p: p / "gone",
-            r"there is no file or folder .*gone: check the path \(built-in sets are digits, mnist5k\)",
+            r"there is no file or folder .*gone: check the path \(built-in: digits, mnist5k\)",
         ),
         (lambda p: "mnsit5k", "did you mean the built-in set mnist5k"),
         (lambda p: "", "name a folder"),
