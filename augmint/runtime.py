@@ -10,6 +10,7 @@ This module knows sessions, not bundles.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -36,11 +37,16 @@ class Session:
     remark: str = ""
 
 
-def usable_cores() -> int:
-    """Cores this process may use: its affinity, not the machine's size."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0)) or 1
-    return os.cpu_count() or 1
+def usable_cores(quota_file: str = "/sys/fs/cgroup/cpu.max") -> int:
+    """Cores this process may use: by its affinity and its container's quota (`docker run --cpus`)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open(quota_file, encoding="ascii") as file:
+            quota, period = file.read().split()
+        cores = min(cores, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError, ZeroDivisionError):
+        pass  # no control group, or no quota ("max")
+    return max(cores, 1)
 
 
 @cache

@@ -173,7 +173,7 @@ def _whole(value: object, what: str) -> int:
     return int(value)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Samples:
     """Generated images with their addresses.
 
@@ -201,6 +201,10 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.images.shape[1:]))
+        return f"Samples({len(self)} images of {shape}, {self.delivered}, bundle={self.bundle[:12]!r})"
 
     @property
     def label_names(self) -> list[str]:

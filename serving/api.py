@@ -189,6 +189,10 @@ class Api:
             self.failure = f"{error} ({error.code})"
             log.critical("not ready, and will not be: %s", self.failure)
             return
+        except Exception:  # a GPU without memory, say: the same holds for what nobody foresaw
+            self.failure = "the bundles could not be opened (bundle.unexpected)"
+            log.exception("not ready, and will not be")
+            return
 
         def notify(tickets: Sequence[Ticket]) -> None:
             try:
