@@ -190,7 +190,7 @@ def compare(data: Path, balanced: Path, *, seeds: tuple[int, ...], quick: bool) 
             real.class_names,
             SMALL_CLASSES,
             seeds=seeds,
-            steps=40 if quick else 500,
+            steps=40 if quick else 700,
             progress=lambda done, total, what: progress.update(task, completed=done, total=total, description=what),
         )
     out = Console()
