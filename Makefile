@@ -5,7 +5,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
-DEMO_OUT ?= demo-out
+# A second demo does not touch what the first one made.
+DEMO_OUT ?= $(shell n=1; d=demo-out; while [ -e "$$d" ]; do n=$$((n + 1)); d=demo-out-$$n; done; echo "$$d")
 
 .PHONY: help setup demo test test-all check static lint format docs bench-batching bench-kill-resume build clean
 
@@ -55,4 +56,4 @@ build: setup ## the wheel, in dist/
 	$(BIN)/python -m build --wheel
 
 clean: ## remove the environment and everything generated here
-	rm -rf $(VENV) dist build $(DEMO_OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist build demo-out demo-out-* .pytest_cache .mypy_cache .ruff_cache .hypothesis

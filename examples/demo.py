@@ -57,7 +57,7 @@ def run(demo: Demo) -> dict[str, object]:
     """Do it all and return what the table says, as plain JSON values."""
     out = demo.out
     if out.exists() and any(out.iterdir()):
-        raise UsageError(f"{out} is not empty: choose another --out, or remove it (make clean).")
+        raise UsageError(f"{out} is not empty: choose another --out, or remove it.")
     started = time.monotonic()
     steps = Steps(total=7)
 
