@@ -36,7 +36,6 @@ class Trainer:
         self.device = self.fabric.device
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.images = images.to(self.device).contiguous(memory_format=self.memory_format)
-        self.labels = labels
         self.sampler = Sampler(labels, max(config.num_classes, 1), config.options.class_power, pairs=self.family.pairs)
 
         torch.manual_seed(seed_of(config.seed, "initial weights"))
