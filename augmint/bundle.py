@@ -8,6 +8,7 @@ A bundle is a directory:
     critic.onnx       image uint8 [N, H, W, C] (and label) -> realism float32 [N] (and class_logits); optional
     samples.png       a sheet to look at
     README.md         the model card
+    report.html       the evaluation's page, and report.json its figures, where it was evaluated; optional
 
 `read_bundle` trusts nothing that it has not checked, in this order, and refuses with a `BundleError` whose `code` names
 the check: regular files and strict names -> strict JSON and schema -> sha256 of the very bytes that will be used ->
@@ -43,6 +44,7 @@ from augmint.latents import ALGORITHM, MAX_DIM, TABLE_SHA256
 
 __all__ = [
     "MANIFEST",
+    "REPORT_PAGE",
     "SCHEMA_VERSION",
     "Architecture",
     "BatchInvariance",
@@ -60,6 +62,7 @@ __all__ = [
     "Parity",
     "Sampling",
     "Tensor",
+    "Utility",
     "essentials",
     "read_bundle",
     "write_bundle",
@@ -68,6 +71,7 @@ __all__ = [
 SCHEMA_VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
 METADATA_KEY: Final = "augmint"
+REPORT_PAGE: Final = "report.html"
 
 MAX_MANIFEST_BYTES: Final = 4 << 20
 MAX_FILE_BYTES: Final = 2 << 30  # protobuf's own limit for one message
@@ -200,8 +204,28 @@ class BatchInvariance(_Strict):
     provider: Text
 
 
+class Utility(_Strict):
+    """Whether the images help a classifier: what `augmint evaluate` found against held-out real images.
+
+    `method` and `amount`, chosen on validation images alone, are what is recommended, or the best that there was.
+    `difference` is its mean recall of `classes` on the test images less that of the strongest method without generated
+    images, with its 95 % interval; None where it could not be measured.
+    """
+
+    verdict: Literal["helps", "makes no difference", "do not use it"]
+    sentence: Text
+    method: Text
+    amount: Text
+    classes: Annotated[tuple[Label, ...], Field(max_length=10_000)]
+    difference: float | None
+    interval: tuple[float, float] | None
+    seeds: Annotated[int, Field(ge=1)] = Field(description="classifiers of each method")
+    n: Count = Field(description="test images")
+
+
 class Evidence(_Strict):
     metrics: tuple[Metric, ...] = ()
+    utility: Utility | None = None
     parity: Parity | None = None
     batch_invariance: BatchInvariance | None = None
     warnings: tuple[Text, ...] = ()

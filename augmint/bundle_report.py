@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from augmint.bundle import MANIFEST, Manifest, Metric
+from augmint.bundle import MANIFEST, REPORT_PAGE, Manifest, Metric
 from augmint.generator import Generator, check_signature
 from augmint.runtime import open_session
 
@@ -36,6 +36,7 @@ class BundleReport:
         tolerance: grey levels; 0 where exact.
         files: name -> bytes, the manifest included.
         sheet: path of the sample sheet, or None.
+        report: path of the evaluation's page, or None.
         remark: why "auto" chose the CPU, or "".
     """
 
@@ -47,12 +48,8 @@ class BundleReport:
     tolerance: int
     files: dict[str, int]
     sheet: str | None
+    report: str | None
     remark: str = ""
-
-    @property
-    def verdict(self) -> tuple[Metric, ...]:
-        """What was measured of the images' use for a classifier; empty where nothing was."""
-        return tuple(metric for metric in self.manifest.evidence.metrics if metric.name.startswith("utility"))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON: the manifest's own parts, and what was found on this machine."""
@@ -66,7 +63,7 @@ class BundleReport:
             "reproducibility": self.reproducibility,
             "tolerance": self.tolerance,
             **manifest,
-            "verdict": [metric.model_dump(mode="json") for metric in self.verdict],
+            "report": self.report,
             "files": {name: {"bytes": size} for name, size in self.files.items()},
             "sheet": self.sheet,
             "remark": self.remark,
@@ -96,8 +93,8 @@ class BundleReport:
         lines = [f"{m.identity.name}: verified", "", *(f"{name:<9}{value}" for name, value in rows)]
         lines += ["", *self._classes(), "", *self._evidence()]
         lines += ["", "files", *_table([(name, f"{size:,} bytes") for name, size in self.files.items()])]
-        if self.sheet:
-            lines += ["", f"look at {self.sheet}"]
+        if looks := [path for path in (self.sheet, self.report) if path]:
+            lines += ["", f"look at {' and '.join(looks)}"]
         # A bundle is somebody else's words: nothing in them may steer a terminal.
         return "".join(c if c.isprintable() or c == "\n" else "?" for c in "\n".join(lines))
 
@@ -134,8 +131,10 @@ class BundleReport:
             lines.append(f"  the same bytes in batches of {', '.join(map(str, sizes))}")
         else:
             lines.append("  not checked, or not so: the same bytes at every batch size")
-        if not self.verdict:
+        if evidence.utility is None:
             lines.append("  whether the images help a classifier was not measured")
+        else:
+            lines.append(f"  {evidence.utility.sentence}")
         lines += [f"  warning: {warning}" for warning in evidence.warnings]
         return lines
 
@@ -169,6 +168,7 @@ def inspect_bundle(path: str | os.PathLike[str], *, device: str = "cpu") -> Bund
         tolerance=info.tolerance,
         files={MANIFEST: (root / MANIFEST).stat().st_size, **sizes},
         sheet=str(root / _SHEET) if _SHEET in content else None,
+        report=str(root / REPORT_PAGE) if REPORT_PAGE in content else None,
         remark=generator.remark,
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from augmint.bundle import Description, Metric
+from augmint.bundle import Description, Metric, Utility
 
 __all__ = ["FEW", "SHEET_SEED", "model_card"]
 
@@ -169,13 +169,33 @@ def _evidence(d: Description) -> str:
         lines.append(f"- The same bytes in batches of {_list(invariance.batches)} ({invariance.provider}).")
     else:
         lines.append("- The bytes may depend on the batch size; the differences are within the stated tolerance.")
-    if not any(m.name.startswith("utility") for m in d.evidence.metrics):
+    if d.evidence.utility is not None:
+        lines += [*_verdict(d.evidence.utility)]
+    else:
         lines.append(
             "- **Whether these images help a classifier was not measured.** Good figures above do not imply it: "
             "compare with and without them on held-out real images, against plain augmentation."
         )
     lines += [f"- Warning: {_text(warning)}" for warning in d.evidence.warnings]
     return "\n".join(lines)
+
+
+def _verdict(utility: Utility) -> list[str]:
+    """The verdict comes with what it rests on."""
+    rests = f"{utility.seeds} classifiers of each method, {utility.n:,} real test images"
+    lines = [f"- **{_text(utility.sentence)}**"]
+    if utility.difference is not None and utility.interval is not None:
+        low, high = utility.interval
+        lines.append(
+            f"- What was compared: {_text(utility.method)}, {_text(utility.amount)}, against the strongest method "
+            f"without generated images: {_points(utility.difference)} points of recall ({_points(low)} to "
+            f"{_points(high)} with 95 % confidence; {rests})."
+        )
+    return [*lines, "- Every figure, and pictures beside real ones: [report.html](report.html)."]
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}".replace("-", "−")
 
 
 def _limits(d: Description) -> str:

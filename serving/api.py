@@ -4,6 +4,7 @@
     GET  /v1/bundles                   what there is, and the limits
     GET  /v1/bundles/{bundle}          one bundle, by name or digest
     GET  /v1/bundles/{bundle}/samples.png
+    GET  /v1/bundles/{bundle}/report   the evaluation's page, where the bundle has one
     GET  /                             a page to try it
     GET  /livez /readyz /metrics /openapi.json
 
@@ -36,6 +37,7 @@ from numpy.typing import NDArray
 from starlette.routing import compile_path
 
 from augmint import __version__
+from augmint.bundle import REPORT_PAGE
 from augmint.errors import (
     AugmintError,
     DeadlineError,
@@ -158,6 +160,7 @@ class Api:
             for path, handler in (
                 ("/v1/bundles/{bundle}", self._detail),
                 ("/v1/bundles/{bundle}/samples.png", self._sheet),
+                ("/v1/bundles/{bundle}/report", self._report),
             )
         ]
 
@@ -507,6 +510,8 @@ class Api:
             "augmint_version": manifest.identity.augmint_version,
             "train_counts": manifest.data.class_counts,
             "metrics": [metric.model_dump() for metric in manifest.evidence.metrics],
+            "utility": manifest.evidence.utility and manifest.evidence.utility.model_dump(),
+            "report": REPORT_PAGE in served.files.content,
             "warnings": list(manifest.evidence.warnings),
         }
         return _cacheable(exchange, JSON, _json(detail))
@@ -517,6 +522,17 @@ class Api:
         if sheet is None:
             raise RequestError("this bundle has no sheet of samples.", code="request.not-found")
         return _cacheable(exchange, b"image/png", sheet)
+
+    async def _report(self, exchange: Exchange) -> Answer:
+        self._require_engine()
+        report = self._bundle(exchange.params["bundle"]).files.content.get(REPORT_PAGE)
+        if report is None:
+            raise RequestError(
+                "this bundle was not evaluated: export it with --evaluate for a report.", code="request.not-found"
+            )
+        answer = _cacheable(exchange, b"text/html; charset=utf-8", report)
+        answer.headers += [(b"content-security-policy", page.REPORT_POLICY), (b"referrer-policy", b"no-referrer")]
+        return answer
 
     async def _index(self, exchange: Exchange) -> Answer:
         answer = _cacheable(exchange, b"text/html; charset=utf-8", page.HTML)

@@ -109,6 +109,17 @@ def document() -> dict[str, Any]:
                     cached=True,
                 )
             },
+            "/v1/bundles/{bundle}/report": {
+                "get": _get(
+                    "bundles",
+                    "getReport",
+                    "The evaluation's page, made at export: whether the images help a classifier.",
+                    {"text/html": {}},
+                    parameters=[_BUNDLE],
+                    errors=("unknown-bundle", "not-found"),
+                    cached=True,
+                )
+            },
             "/": {
                 "get": _get(
                     "images", "getPage", "A page to try it.", {"text/html": {}}, cached=True, errors=(), ready=False

@@ -1,6 +1,7 @@
 """The page at /: one self-contained HTML file, and a policy that lets nothing else in.
 
-Only `page.html`'s own style and script may run, named by their hashes, and only this service may be asked.
+Only `page.html`'s own style and script may run, named by their hashes, and only this service may be asked. A bundle's
+report is somebody else's page: it may have pictures and a style of its own, and nothing may run in it at all.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-__all__ = ["HTML", "POLICY"]
+__all__ = ["HTML", "POLICY", "REPORT_POLICY"]
 
 HTML: Final = Path(__file__).with_name("page.html").read_bytes()
 
@@ -26,3 +27,8 @@ POLICY: Final = (
     f"default-src 'none'; script-src {_hash_of('script')}; style-src {_hash_of('style')}; connect-src 'self'; "
     "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 ).encode()
+
+REPORT_POLICY: Final = (
+    b"default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
+    b"frame-ancestors 'none'; sandbox"
+)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from augmint.bundle import Utility
 from augmint.errors import RequestError
 from augmint.samples import BundleInfo
 from serving.codecs import Format
@@ -104,6 +105,8 @@ class BundleDetail(BundleModel):
     augmint_version: str
     train_counts: dict[str, int] = Field(description="images it was trained on, by label")
     metrics: list[dict[str, Any]] = Field(description="measured figures, each with its method and n")
+    utility: Utility | None = Field(description="whether the images help a classifier; null where not measured")
+    report: bool = Field(description="whether the evaluation's page is there")
     warnings: list[str]
 
 

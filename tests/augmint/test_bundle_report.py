@@ -26,7 +26,21 @@ def test_it_shows_what_the_bundle_is(tiny_bundle: Path) -> None:
     assert document["class_names"] == ["cat", "dog", "été 10"]
     assert document["files"][MANIFEST]["bytes"] == (tiny_bundle / MANIFEST).stat().st_size
     assert document["reproducibility"] == "exact"
-    assert document["verdict"] == []
+    assert document["evidence"]["utility"] is None
+    assert document["report"] is None
+
+
+UTILITY = {
+    "verdict": "helps",
+    "sentence": "It helps for dog.",
+    "method": "real + synthetic + affine",
+    "amount": "up to the largest class",
+    "classes": ["dog"],
+    "difference": 0.013,
+    "interval": [0.005, 0.021],
+    "seeds": 5,
+    "n": 1000,
+}
 
 
 def test_an_unconditional_bundle(tiny_bundle_unconditional: Path) -> None:
@@ -42,17 +56,17 @@ def test_metrics_and_verdict_are_shown(tiny_bundle: Path, tmp_path: Path) -> Non
     document["evidence"]["metrics"] = [
         {"name": "recall", "value": 0.75, **row},
         {"name": "recall", "value": None, **row, "label": "dog"},
-        {"name": "utility.recall_gain", "value": 0.05, **row},
     ]
+    document["evidence"]["utility"] = UTILITY
     document["evidence"]["warnings"] = ["Few images."]
     write_manifest(path, document)
     report = inspect_bundle(path)
     text = report.text()
     assert "0.750" in text
-    assert "0.050" in text
+    assert "It helps for dog." in text
     assert "warning: Few images." in text
     assert "not measured" not in text
-    assert [metric.name for metric in report.verdict] == ["utility.recall_gain"]
+    assert report.report is None
 
 
 def test_a_bundles_words_cannot_steer_a_terminal(tmp_path: Path) -> None:

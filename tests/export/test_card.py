@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augmint.bundle import BatchInvariance, Description, Metric
+from augmint.bundle import BatchInvariance, Description, Utility
 from export.card import model_card
 from tests.tinybundle import tiny_description
 
@@ -72,10 +72,22 @@ def test_it_claims_no_use_that_was_not_measured() -> None:
     card = model_card(d)
     assert "Whether these images help a classifier was not measured" in card
     assert "No quality was measured" in card
-    utility = Metric(name="utility.recall_gain", value=0.05, n=100, method="with and without, 5 seeds")
-    measured = d.model_copy(update={"evidence": d.evidence.model_copy(update={"metrics": (utility,)})})
-    assert "was not measured" not in model_card(measured)
-    assert "with and without, 5 seeds" in model_card(measured)
+    utility = Utility(
+        verdict="makes no difference",
+        sentence="It makes no difference for a|b.",
+        method="real + synthetic + affine",
+        amount="twice the real images",
+        classes=("a|b",),
+        difference=-0.002,
+        interval=(-0.01, 0.006),
+        seeds=5,
+        n=1000,
+    )
+    measured = d.model_copy(update={"evidence": d.evidence.model_copy(update={"utility": utility})})
+    card = model_card(measured)
+    assert "was not measured" not in card
+    assert "**It makes no difference for a\\|b.**" in card
+    assert "−0.2 points of recall (−1.0 to +0.6 with 95 % confidence; 5 classifiers of each method, 1,000 real" in card
 
 
 def test_few_images_are_warned_of_by_name() -> None:

@@ -23,7 +23,9 @@ from serving.limits import RateLimit
 from serving.metrics import Metrics
 from serving.middleware import drain_on_signal
 from serving.settings import Settings
+from tests.augmint.broken_bundles import read_manifest, seal, write_manifest
 from tests.serving.conftest import Reply
+from tests.tinybundle import write_tiny_bundle
 
 
 class Harness:
@@ -349,6 +351,39 @@ def test_one_client_may_not_ask_for_too_much(run: Callable[..., None]) -> None:
         assert other.status == 200
 
     run(scenario, rate_images=4, max_images=100)
+
+
+def test_the_verdict_and_its_report_are_shown(run: Callable[..., None], tiny_bundle: Path, tmp_path: Path) -> None:
+    path = write_tiny_bundle(tmp_path / "judged")
+    document = read_manifest(path)
+    document["evidence"]["utility"] = {
+        "verdict": "helps", "sentence": "It helps for dog.", "method": "m", "amount": "a", "classes": ["dog"],
+        "difference": 0.01, "interval": [0.005, 0.015], "seeds": 5, "n": 100,
+    }  # fmt: skip
+    write_manifest(path, document)
+    seal(path, "report.html", b"<!doctype html><title>It helps</title>")
+
+    async def scenario(service: Harness) -> None:
+        detail = await service.ask(method="GET", path="/v1/bundles/judged")
+        assert detail is not None
+        assert detail.json()["utility"]["sentence"] == "It helps for dog."
+        assert detail.json()["report"] is True
+        report = await service.ask(method="GET", path="/v1/bundles/judged/report")
+        assert report is not None
+        assert report.body == b"<!doctype html><title>It helps</title>"
+        assert report.headers["content-type"] == "text/html; charset=utf-8"
+        policy = report.headers["content-security-policy"]
+        # Somebody else's page: nothing may run in it, and it may ask for nothing.
+        assert "default-src 'none'" in policy
+        assert policy.endswith("; sandbox")
+        assert "script-src" not in policy
+        problem(await service.ask(method="GET", path="/v1/bundles/tiny/report"), 404, "not-found")
+        without = await service.ask(method="GET", path="/v1/bundles/tiny")
+        assert without is not None
+        assert without.json()["utility"] is None
+        assert without.json()["report"] is False
+
+    run(scenario, bundles=(path, tiny_bundle))
 
 
 def test_the_rate_is_an_average() -> None:

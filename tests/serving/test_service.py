@@ -425,5 +425,5 @@ def test_the_documents_agree_with_the_service(service: Service) -> None:
                 method.upper(), path.replace("{bundle}", "tiny"), body, {"Content-Type": "application/json"}
             )
             assert str(reply.status) in operation["responses"], path
-            content = operation["responses"]["200"]["content"]
+            content = operation["responses"][str(reply.status)]["content"]  # the tiny bundle has no report, say
             assert reply.headers["content-type"].partition(";")[0] in content
