@@ -280,6 +280,7 @@ def load_data(
     skip_bad: bool = False,
     split_seed: int = 0,
     fractions: tuple[float, float, float] = DEFAULT_FRACTIONS,
+    store_split: bool = True,
 ) -> DataSet:
     """Load labelled images.
 
@@ -290,6 +291,7 @@ def load_data(
         skip_bad: leave out what cannot be read (listed in `bad`) instead of raising.
         split_seed, fractions: how to split images where neither the source nor a stored split says. See
             `augmint.data.split`.
+        store_split: keep a split that was made beside the images; False for a set whose split nobody needs.
 
     Raises:
         DataError: nothing to load, or something cannot be read; the sentence names it and the mend.
@@ -298,6 +300,8 @@ def load_data(
         return spec
     fractions = check_fractions(fractions)
     reading, resolved = _read(spec)
+    if not store_split:
+        reading = replace(reading, sidecar=None)
     with quiet_pillow():
         entries, pictures = _decode_all(reading)
     _refuse_bad(reading, skip_bad=skip_bad)

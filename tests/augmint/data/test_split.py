@@ -238,3 +238,11 @@ def test_platform_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     for platform, end in (("linux", "x/augmint"), ("win32", "l/augmint/Cache"), ("darwin", "Library/Caches/augmint")):
         monkeypatch.setattr(split_module.sys, "platform", platform)
         assert split_module.cache_folder().as_posix().endswith(end)
+
+
+def test_a_set_whose_split_nobody_needs_leaves_nothing_behind(tmp_path: Path) -> None:
+    folder(tmp_path / "set", {"a": 6, "b": 6})
+    load_data(tmp_path / "set", store_split=False)
+    assert not (tmp_path / "set" / "augmint-split.json").exists()
+    load_data(tmp_path / "set")
+    assert (tmp_path / "set" / "augmint-split.json").exists()
