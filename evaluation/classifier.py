@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from evaluation.affine import random_affine
+from evaluation.augmentation import Augment, augmented
 
 __all__ = ["FEATURES", "Classifier", "Synthetic", "train_classifier"]
 
@@ -164,7 +164,7 @@ def train_classifier(
     steps: int = 1200,
     batch: int = 64,
     learning_rate: float = 3e-3,
-    augment: Literal["affine"] | None = None,
+    augment: Augment | None = None,
     sampler: Literal["balanced"] | None = None,
     class_weights: NDArray[np.floating[Any]] | None = None,
     synthetic: Synthetic | None = None,
@@ -197,9 +197,10 @@ def train_classifier(
         within = step % _AUGMENTED_AT_ONCE
         if within == 0:
             rows = order[step * batch : (step + _AUGMENTED_AT_ONCE) * batch]
-            several = ((x[rows].float() / 255) - classifier._mean) / classifier._std
-            if augment == "affine":
-                several = random_affine(several, generator)
+            several = x[rows].float() / 255
+            if augment is not None:
+                several = augmented(several, augment, generator)
+            several = (several - classifier._mean) / classifier._std
             several = several.contiguous(memory_format=torch.channels_last)
             targets = y[rows]
         here = slice(within * batch, (within + 1) * batch)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from evaluation.affine import Affine, random_affine
+from evaluation.augmentation import STRENGTHS, Affine, Augment, augmented, random_affine, random_levels
 
 STILL = Affine(rotation=0, shift=0, scale=0, stretch=0, shear=0)
 
@@ -51,3 +51,46 @@ def test_a_shift_moves_by_pixels() -> None:
     columns = (moved.sum((1, 2)) * torch.arange(41)).sum(1) - 20
     assert 1.8 < rows.abs().max() < 2.2
     assert 3.7 < columns.abs().max() < 4.2
+
+
+@pytest.mark.parametrize("augment", ["affine", *STRENGTHS])
+@pytest.mark.parametrize("shape", [(16, 1, 8, 8), (5, 3, 20, 33), (0, 1, 8, 8)])
+def test_every_policy_keeps_the_range_and_uses_its_generator_alone(augment: Augment, shape: tuple[int, ...]) -> None:
+    images = torch.rand(shape, generator=generator())
+    before = torch.get_rng_state(), images.clone()
+    first = augmented(images, augment, generator(1))
+    assert torch.equal(first, augmented(images, augment, generator(1)))
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert torch.equal(before[1], images)
+    assert first.shape == shape
+    if len(images):
+        assert first.min() >= 0
+        assert first.max() <= 1
+        assert not torch.equal(first, augmented(images, augment, generator(2)))
+
+
+def test_stronger_changes_more() -> None:
+    images = torch.rand(200, 1, 1, 1, generator=generator()).expand(-1, -1, 16, 16) * 0.5 + 0.25
+    changes = [(random_levels(images, generator(), strength) - images).abs().mean() for strength in (0, 0.5, 1, 1.5)]
+    assert changes[0] == 0
+    assert changes == sorted(changes)
+    assert changes[3] > 2 * changes[1]
+
+
+def test_each_operation_spares_about_half() -> None:
+    images = torch.rand(400, 1, 1, 1, generator=generator()).expand(-1, -1, 16, 16) * 0.5 + 0.25
+    changed = random_levels(images, generator(), 1)
+    flat = (changed.amax((1, 2, 3)) - changed.amin((1, 2, 3))) < 1e-6  # No noise; contrast and square do not show.
+    assert 0.4 < flat.float().mean() < 0.6
+    still = (changed[flat] - images[flat]).abs().amax((1, 2, 3)) < 1e-6
+    assert 0.2 < still.float().mean() < 0.8
+
+
+def test_the_square_has_the_images_colour_and_its_size() -> None:
+    images = torch.zeros(300, 3, 40, 30)
+    images[:, :, :, ::2] = 1
+    changed = random_levels(images, generator(), 1)
+    grey = ((changed - 0.5).abs() < 1e-6).all(1)  # Where there is no noise and brightness was spared.
+    sizes = grey.sum((1, 2))
+    assert 0.05 < (sizes > 0).float().mean() < 0.25
+    assert sizes.max() <= 8 * 8
