@@ -1,7 +1,8 @@
 """Labelled images in, and out again: `load_data`, `DataSet`, `inspect_data`, `write_folder`, `write_npz`.
 
-Readers (`folder`, `table`, `npz`, `builtin`) list what is there; `dataset` decodes it; `duplicates` finds what belongs
-together; `split` decides once what is for training, validation and test; `report` tells about it; `writing` writes.
+Readers (`folder`, `table`, `npz`, `idx`, `builtin`) list what is there; `dataset` decodes it; `duplicates` finds what
+belongs together; `split` decides once what is for training, validation and test; `report` tells about it; `writing`
+writes.
 """
 
 from augmint.data.dataset import DataSet, load_data

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from augmint.data import duplicates
 from augmint.data.builtin import BUILTIN, read_builtin
 from augmint.data.folder import SIDECAR, read_folder
+from augmint.data.idx import has_idx, idx_name, read_idx
 from augmint.data.npz import read_npz
 from augmint.data.records import SPLITS, TRAIN, VALIDATION, BadFile, Entry, Reading, natural_key, shown
 from augmint.data.split import DEFAULT_FRACTIONS, Stored, assign, check_fractions, read_split, write_split
@@ -286,8 +287,8 @@ def load_data(
 
     Args:
         spec: a folder (of class folders; of train/ validation/ test/ folders with class folders in them; with a
-            metadata.csv; or of images of one class), a .csv, a .npz, or the built-in "digits" or "mnist5k" (a folder of
-            that name is ./digits). A DataSet is returned as it is.
+            metadata.csv; of IDX files as MNIST's; or of images of one class), a .csv, a .npz, or the built-in "digits"
+            or "mnist5k" (a folder of that name is ./digits). A DataSet is returned as it is.
         skip_bad: leave out what cannot be read (listed in `bad`) instead of raising.
         split_seed, fractions: how to split images where neither the source nor a stored split says. See
             `augmint.data.split`.
@@ -378,6 +379,8 @@ def _read(spec: str | Path) -> tuple[Reading, str]:
             return read_table(table, sidecar=path / SIDECAR, name=shown(absolute.resolve().name) or "data"), str(
                 absolute
             )
+        if has_idx(path):
+            return read_idx(path, sidecar=path / SIDECAR), str(absolute)
         return read_folder(path), str(absolute)
     sidecar = path.with_name(f"{path.name}.{SIDECAR}")
     suffix = path.suffix.lower()
@@ -385,6 +388,8 @@ def _read(spec: str | Path) -> tuple[Reading, str]:
         return read_table(path, sidecar=sidecar, name=shown(path.stem)), str(absolute)
     if path.is_file() and suffix == ".npz":
         return read_npz(path, sidecar=sidecar), str(absolute)
+    if idx_name(path.name):
+        raise DataError(f"{where} is one of a set's IDX files: name the folder it lies in.", code="data.unknown-kind")
     kind = f"a {suffix} file" if suffix else "a file of unknown kind"
     raise DataError(f"{where} is {kind}: augmint reads a folder, a .csv or a .npz.", code="data.unknown-kind")
 
