@@ -8,7 +8,7 @@ nothing of images, classes or extractors.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -25,7 +25,9 @@ class KernelDistance:
     """`value` in kernel units (of the features' scale), or None with a `reason`.
 
     `blocks` is 1 where all pairs were used; otherwise `value` is the mean and `std` the standard deviation over
-    `blocks` random subsets of `block_size` points a side.
+    `blocks` random subsets of `block_size` points a side. Where all pairs were used, `real_influence` [N] and
+    `fake_influence` [M] are each point's first-order effect on the value, of mean 0: weighting the points by w (of mean
+    1) moves it by mean(w · influence), summed over both sides.
     """
 
     value: float | None
@@ -35,6 +37,8 @@ class KernelDistance:
     block_size: int | None = None
     std: float | None = None
     reason: str | None = None
+    real_influence: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
+    fake_influence: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
 
 
 def kernel_distance(
@@ -59,7 +63,8 @@ def kernel_distance(
     if n < 2 or m < 2:
         return KernelDistance(None, n, m, reason=f"needs at least 2 images a side, got {n} real and {m} fake")
     if blocks is None:
-        return KernelDistance(_mmd2(x, y, chunk), n, m)
+        value, of_x, of_y = _mmd2(x, y, chunk)
+        return KernelDistance(value, n, m, real_influence=of_x, fake_influence=of_y)
     if blocks < 1 or block_size < 2:
         raise ValueError(f"blocks must be at least 1 and block_size at least 2, got {blocks} and {block_size}.")
     size = min(block_size, n, m)
@@ -68,7 +73,7 @@ def kernel_distance(
     for _ in range(blocks):
         rows = torch.from_numpy(rng.permutation(n)[:size])
         columns = torch.from_numpy(rng.permutation(m)[:size])
-        values.append(_mmd2(x[rows], y[columns], chunk))
+        values.append(_mmd2(x[rows], y[columns], chunk)[0])
     return KernelDistance(float(np.mean(values)), n, m, blocks, size, float(np.std(values)))
 
 
@@ -81,17 +86,21 @@ def _matrix(features: Features, name: str) -> Tensor:
     return x.double()
 
 
-def _mmd2(x: Tensor, y: Tensor, chunk: int) -> float:
+def _mmd2(x: Tensor, y: Tensor, chunk: int) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+    """The distance, and the influence of each of x and of y."""
     n, m = len(x), len(y)
-    within_x = _kernel_sum(x, x, chunk) - float(_kernel_of_self(x).sum())
-    within_y = _kernel_sum(y, y, chunk) - float(_kernel_of_self(y).sum())
-    between = _kernel_sum(x, y, chunk)
-    return within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * between / (n * m)
+    within_x = (_kernel_sums(x, x, chunk) - _kernel_of_self(x)) / (n - 1)
+    within_y = (_kernel_sums(y, y, chunk) - _kernel_of_self(y)) / (m - 1)
+    from_x, from_y = _kernel_sums(x, y, chunk) / m, _kernel_sums(y, x, chunk) / n
+    value = float(within_x.mean() + within_y.mean() - 2 * from_x.mean())
+    own_x, own_y = 2 * (within_x - from_x), 2 * (within_y - from_y)
+    return value, (own_x - own_x.mean()).numpy(), (own_y - own_y.mean()).numpy()
 
 
-def _kernel_sum(a: Tensor, b: Tensor, chunk: int) -> float:
+def _kernel_sums(a: Tensor, b: Tensor, chunk: int) -> Tensor:
+    """Of k between each of a and all of b, [N]."""
     dim = a.shape[1]
-    return sum(float(((a[i : i + chunk] @ b.T) / dim + 1).pow_(3).sum()) for i in range(0, len(a), chunk))
+    return torch.cat([((a[i : i + chunk] @ b.T) / dim + 1).pow_(3).sum(1) for i in range(0, len(a), chunk)])
 
 
 def _kernel_of_self(x: Tensor) -> Tensor:
@@ -104,4 +113,4 @@ def mean_kernel(x: Features) -> float:
     A distance divided by this has no unit: 0 is the same law and about 1 as far away as the origin.
     """
     matrix = _matrix(x, "real")
-    return _kernel_sum(matrix, matrix, 1024) / len(matrix) ** 2
+    return float(_kernel_sums(matrix, matrix, 1024).sum()) / len(matrix) ** 2

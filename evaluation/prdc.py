@@ -9,6 +9,7 @@ nothing of images, classes or extractors.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +19,8 @@ from torch import Tensor
 
 __all__ = ["Prdc", "prdc"]
 
+MEASURES = ("precision", "recall", "density", "coverage")
+
 Features = NDArray[np.float32] | NDArray[np.float64] | Tensor
 
 
@@ -26,7 +29,8 @@ class Prdc:
     """Shares in [0, 1] (density: >= 0, 1 for real data), or None where `reasons` says why under the same name.
 
     `k_real` and `k_fake` are the neighbours really used: at most the `k` asked for, fewer where a side has too few
-    points, which `reasons["k"]` then mentions.
+    points, which `reasons["k"]` then mentions. `points` holds what each measure is the mean of, by its name: one number
+    for each fake (precision, density) or real (recall, coverage); without the measures that are None.
     """
 
     precision: float | None
@@ -38,6 +42,7 @@ class Prdc:
     k_real: int
     k_fake: int
     reasons: dict[str, str] = field(default_factory=dict)
+    points: dict[str, NDArray[np.float64]] = field(default_factory=dict, repr=False, compare=False)
 
 
 def prdc(real: Features, fake: Features, *, k: int = 5, chunk: int = 1024) -> Prdc:
@@ -54,7 +59,7 @@ def prdc(real: Features, fake: Features, *, k: int = 5, chunk: int = 1024) -> Pr
     n, m = len(x), len(y)
     k_real, k_fake = max(0, min(k, n - 1)), max(0, min(k, m - 1))
     reasons: dict[str, str] = {}
-    precision = recall = density = coverage = None
+    points: dict[str, NDArray[np.float64]] = {}
     if k_real < k or k_fake < k:
         reasons["k"] = f"k = {k} needs {k + 1} images a side, got {n} real and {m} fake: {k_real} and {k_fake} used"
     if n < 2 or m < 1:
@@ -63,21 +68,24 @@ def prdc(real: Features, fake: Features, *, k: int = 5, chunk: int = 1024) -> Pr
     else:
         radius = _radii(x, k_real, chunk)
         inside = torch.zeros(m, dtype=torch.int64)
-        covered = 0
-        for rows in range(0, n, chunk):
-            ball = _distances(x[rows : rows + chunk], y) < radius[rows : rows + chunk, None]
+        covered = torch.zeros(n, dtype=torch.bool)
+        for start in range(0, n, chunk):
+            rows = slice(start, start + chunk)
+            ball = _distances(x[rows], y) < radius[rows, None]
             inside += ball.sum(0)
-            covered += int(ball.any(1).sum())
-        precision = float((inside > 0).double().mean())
-        density = float(inside.double().mean()) / k_real
-        coverage = covered / n
+            covered[rows] = ball.any(1)
+        points["precision"] = (inside > 0).double().numpy()
+        points["density"] = inside.double().numpy() / k_real
+        points["coverage"] = covered.double().numpy()
     if n < 1 or m < 2:
         reasons["recall"] = f"needs at least 2 fake images and 1 real one, got {m} and {n}"
     else:
         radius = _radii(y, k_fake, chunk)
-        hit = sum(int((_distances(x[rows : rows + chunk], y) < radius).any(1).sum()) for rows in range(0, n, chunk))
-        recall = hit / n
-    return Prdc(precision, recall, density, coverage, n, m, k_real, k_fake, reasons)
+        hit = [(_distances(x[start : start + chunk], y) < radius).any(1) for start in range(0, n, chunk)]
+        points["recall"] = torch.cat(hit).double().numpy()
+    # An exact sum, which does not depend on the order of the images.
+    values = {name: math.fsum(points[name]) / len(points[name]) if name in points else None for name in MEASURES}
+    return Prdc(**values, n_real=n, n_fake=m, k_real=k_real, k_fake=k_fake, reasons=reasons, points=points)
 
 
 def _matrix(features: Features, name: str) -> Tensor:
