@@ -1,69 +1,113 @@
 """Label fidelity: how often a classifier takes a generated image for the class it was asked for.
 
 As good as the judge: it must not have been trained on generated images, and should not have seen the images that the
-generator was trained on, because it would share their gaps (`train_judge` on held-out real images). Knows nothing of
-picture quality: perfect labels are possible with one image a class.
+generator was trained on, because it would share their gaps. So it is trained on held-out real images, where there are
+enough. Knows nothing of picture quality: perfect labels are possible with one image a class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.cache import Cache, Json, digest
 from evaluation.classifier import Classifier, train_classifier
 
-__all__ = ["LabelFidelity", "label_fidelity", "train_judge"]
+__all__ = ["Judge", "TrainedJudge", "open_judge"]
+
+Labelled = tuple[NDArray[np.uint8], NDArray[np.int64]]
+
+_ENOUGH: Final = 10  # Held-out images of the rarest class from which on the judge is trained on them.
+_SEED: Final = 102  # Another than that of any classifier that gives features or chooses a checkpoint.
+_SMALLEST: Final = 8  # pixels a side that the classifier takes
+_MOST: Final = 2000  # Images that the judge's own accuracy is measured on.
 
 
-@dataclass(frozen=True)
-class LabelFidelity:
-    """Shares in [0, 1] by class name, None for a class without fakes; `overall` is over all fakes (None: there are
-    none) and `mean` over the classes that have any. `judge_accuracy` is on real images that the judge had not seen, if
-    it was measured: what a perfect generator could expect.
+class Judge(Protocol):
+    """What decides on labels: `name` goes into reports."""
+
+    @property
+    def name(self) -> str: ...
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """uint8 [N, H, W, C] -> class indices [N]."""
+        ...
+
+
+@dataclass(eq=False)
+class TrainedJudge:
+    """Made by `open_judge`; trained when it is first asked, unless its answers are remembered.
+
+    `independent`: it has not seen the train split. `accuracy` is the mean of the classes' recalls on real images it was
+    not trained on (`judged_on` names them): what a perfect generator could expect.
     """
 
-    overall: float | None
-    mean: float | None
-    per_class: dict[str, float | None]
-    n: dict[str, int]
-    judge: str
-    judge_accuracy: float | None = None
+    name: str
+    independent: bool
+    judged_on: str
+    _own: Labelled = field(repr=False)
+    _others: Labelled = field(repr=False)
+    _num_classes: int = field(repr=False)
+    _steps: int = field(repr=False)
+    _cache: Cache = field(repr=False)
+    _classifier: Classifier | None = field(default=None, repr=False)
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """uint8 [N, H, W, C] -> class indices [N]."""
+        key: dict[str, Json] = {
+            "train": digest(*self._own),
+            "classes": self._num_classes,
+            "steps": self._steps,
+            "seed": _SEED,
+            "images": digest(images),
+            "version": 1,
+        }
+        found: NDArray[np.int64] = self._cache.arrays("judged", key, lambda: {"labels": self._ask(images)})["labels"]
+        return found
+
+    @property
+    def accuracy(self) -> float | None:
+        """None where there are no real images but those it was trained on."""
+        images, labels = self._others
+        some = np.linspace(0, len(images) - 1, min(len(images), _MOST)).astype(np.int64)
+        if not len(some):
+            return None
+        right = self.predict(images[some]) == labels[some]
+        # By class, so that a common class does not speak for a rare one.
+        return float(np.mean([right[labels[some] == c].mean() for c in np.unique(labels[some])]))
+
+    def _ask(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+        if self._classifier is None:
+            self._classifier = train_classifier(
+                *self._own, self._num_classes, seed=_SEED, steps=self._steps, augment="affine", sampler="balanced"
+            )
+        return self._classifier.predict(images)
 
 
-def train_judge(
-    images: NDArray[np.uint8], labels: NDArray[np.int64], num_classes: int, *, seed: int = 0, steps: int = 1000
-) -> Classifier:
-    """A balanced, affinely augmented classifier of held-out real images (test and validation), uint8 [N, H, W, C]."""
-    judge = train_classifier(images, labels, num_classes, seed=seed, steps=steps, augment="affine", sampler="balanced")
-    judge.name = "a small CNN trained on held-out real images"
-    return judge
+def open_judge(
+    train: Labelled, held_out: Labelled, num_classes: int, *, steps: int = 1000, cache: Cache | None = None
+) -> TrainedJudge | None:
+    """A balanced, affinely augmented classifier of `held_out`, or of `train` where that has too few of a class.
 
-
-def label_fidelity(
-    judge: Classifier,
-    fakes: NDArray[np.uint8],
-    fake_labels: NDArray[np.int64],
-    class_names: Sequence[str],
-    *,
-    judge_accuracy: float | None = None,
-) -> LabelFidelity:
-    """Share of `fakes` uint8 [M, H, W, C] that `judge` labels as `fake_labels` int64 [M], indices of `class_names`."""
-    right = judge.predict(fakes) == fake_labels
-    per_class: dict[str, float | None] = {}
-    n: dict[str, int] = {}
-    for c, name in enumerate(class_names):
-        of_class = right[fake_labels == c]
-        n[name] = len(of_class)
-        per_class[name] = float(of_class.mean()) if len(of_class) else None
-    shares = [share for share in per_class.values() if share is not None]
-    return LabelFidelity(
-        overall=float(right.mean()) if len(right) else None,
-        mean=float(np.mean(shares)) if shares else None,
-        per_class=per_class,
-        n=n,
-        judge=judge.name,
-        judge_accuracy=judge_accuracy,
+    Both are images uint8 [N, H, W, C] and labels int64 [N] in [0, num_classes). `held_out` is the validation and the
+    test split together: the judge is asked about generated images alone. None where a classifier cannot be trained:
+    fewer than 2 classes, or images below 8 pixels a side.
+    """
+    fewest = np.bincount(held_out[1], minlength=num_classes).min() if len(held_out[1]) else 0
+    independent = bool(fewest >= _ENOUGH)
+    own, others = (held_out, train) if independent else (train, held_out)
+    if len(np.unique(own[1])) < 2 or min(own[0].shape[1:3]) < _SMALLEST:
+        return None
+    return TrainedJudge(
+        name=f"a small CNN trained on {'held-out real images' if independent else 'the train split'}",
+        independent=independent,
+        judged_on="train" if independent else "held-out",
+        _own=own,
+        _others=others,
+        _num_classes=num_classes,
+        _steps=steps,
+        _cache=cache or Cache(None),
     )

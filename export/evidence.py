@@ -19,7 +19,7 @@ from augmint.errors import AugmintError
 from augmint.images import Resize
 from evaluation.classifier import Classifier, train_classifier
 from evaluation.fidelity import MEASURES, FidelityReport, FidelityRow, measure
-from evaluation.label_fidelity import train_judge
+from evaluation.label_fidelity import TrainedJudge, open_judge
 from evaluation.pixels import PixelPCA
 from training.config import TrainConfig
 from training.machine import torch_settings
@@ -32,11 +32,11 @@ _METHODS: Final = {
     "density": "Naeem et al. 2020",
     "coverage": "Naeem et al. 2020",
     "kernel_distance": "MMD² with a cubic kernel, Bińkowski et al. 2018",
+    "frechet_distance": "Heusel et al. 2017",
     "label_fidelity": "share that a judge takes for their class",
 }
 _STEPS: Final = 300  # of each classifier: 0.97 on digits, about 3 seconds
 _SMALLEST: Final = 8  # pixels a side that the classifier takes
-_ENOUGH_TO_JUDGE: Final = 10  # held-out real images of the rarest class from which on a judge is trained on them
 _MOST_ROWS: Final = 200  # classes that get rows of their own
 _SEED: Final = 0xE71DE  # of the images measured; not that of the sample sheet
 
@@ -83,7 +83,7 @@ def measured(config: TrainConfig, data: DataSet, render: Render) -> tuple[tuple[
     with torch_settings(device="cpu", threads=1):
         train, train_labels = parts["train"]
         features: Classifier | PixelPCA
-        judge: Classifier | None = None
+        judge: TrainedJudge | None = None
         if len(np.unique(train_labels)) < 2 or min(shape[:2]) < _SMALLEST:
             features = PixelPCA.fit(train)
         else:
@@ -92,9 +92,9 @@ def measured(config: TrainConfig, data: DataSet, render: Render) -> tuple[tuple[
                 train, train_labels, len(names), seed=101, steps=_STEPS, augment="affine", sampler="balanced"
             )
             features.name = "features of a small CNN trained on the train split"
-        judge_note = None
-        if num_classes and isinstance(features, Classifier):
-            judge, judge_note = _judge(parts, len(names), features)
+        if num_classes:
+            held_out = [np.concatenate([parts["validation"][i], parts["test"][i]]) for i in (0, 1)]
+            judge = open_judge(parts["train"], (held_out[0], held_out[1]), len(names), steps=_STEPS)
         report = measure(
             fakes,
             labels if num_classes else None,
@@ -104,6 +104,7 @@ def measured(config: TrainConfig, data: DataSet, render: Render) -> tuple[tuple[
             features=features,
             judge=judge,
         )
+        judge_note = _judge_note(judge)
     return _metrics(report, judge_note), _warnings(report, len(names) if num_classes else 1)
 
 
@@ -112,21 +113,12 @@ def _affordable(shape: tuple[int, int, int]) -> int:
     return int(np.clip(2000 * 1024 / (shape[0] * shape[1]), 500, 2000))
 
 
-def _judge(
-    parts: dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]], num_classes: int, features: Classifier
-) -> tuple[Classifier, str]:
-    """A classifier that the generator's own training images did not make, where there are enough others."""
-    images = np.concatenate([parts["validation"][0], parts["test"][0]])
-    labels = np.concatenate([parts["validation"][1], parts["test"][1]])
-    if np.bincount(labels, minlength=num_classes).min() < _ENOUGH_TO_JUDGE:
-        accuracy = float((features.predict(parts["test"][0]) == parts["test"][1]).mean())
-        return features, f"judge: a small CNN trained on the train split, right on {accuracy:.3f} of the test images"
-    judge = train_judge(images, labels, num_classes, seed=102, steps=_STEPS)
-    some = np.linspace(0, len(parts["train"][0]) - 1, min(len(parts["train"][0]), 2000)).astype(np.int64)
-    predicted = judge.predict(parts["train"][0][some])
-    # By class, so that a common class does not speak for a rare one.
-    right = [float((predicted[parts["train"][1][some] == c] == c).mean()) for c in np.unique(parts["train"][1][some])]
-    return judge, f"judge: {judge.name}, right on {np.mean(right):.3f} of the train images (mean over classes)"
+def _judge_note(judge: TrainedJudge | None) -> str | None:
+    if judge is None:
+        return None
+    accuracy = judge.accuracy
+    right = "" if accuracy is None else f", right on {accuracy:.3f} of the {judge.judged_on} images (mean over classes)"
+    return f"judge: {judge.name}{right}"
 
 
 def _metrics(report: FidelityReport, judge_note: str | None) -> tuple[Metric, ...]:
@@ -169,7 +161,8 @@ def _of_class(row: FidelityRow, name: str) -> Metric:
 
 def _images_in(row: FidelityRow, name: str) -> int:
     """How many images, real and generated, a measure of a row rests on."""
-    return {"kernel_distance": row.n_fake + row.n_real, "label_fidelity": row.n_fake}.get(name, 2 * row.n)
+    both = row.n_fake + row.n_real
+    return {"kernel_distance": both, "frechet_distance": both, "label_fidelity": row.n_fake}.get(name, 2 * row.n)
 
 
 # Below these a class's images are not fit to be mixed in unseen: held-out reals have about .9 in both.
