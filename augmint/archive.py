@@ -5,6 +5,9 @@
     class_names  unicode [K]; K = 0 when unconditional
     seeds        uint64 [N]
     indices      uint64 [N]
+    account      int64 [L, 6], only under a quality: for each label that was asked for its index in class_names (0 when
+                 unconditional), then how many images were requested, generated, and rejected for their label, for
+                 their realism, and as copies (`augmint.quality.REASONS`); the rest were delivered
 
 `pack` writes it and `unpack` reads it back, and looks at what a header claims before any memory is given to it. This
 module knows nothing of HTTP, nor of data sets: `augmint.data` reads npz files of other people's making.
@@ -22,6 +25,8 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from augmint.errors import TransportError
+from augmint.quality import REASONS
+from augmint.samples import Samples
 
 __all__ = ["Arrays", "pack", "unpack"]
 
@@ -38,35 +43,41 @@ class Arrays(TypedDict):
     class_names: tuple[str, ...]
     seeds: NDArray[np.uint64]
     indices: NDArray[np.uint64]
+    account: NDArray[np.int64] | None
 
 
-def pack(
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    class_names: tuple[str, ...],
-    seeds: NDArray[np.uint64],
-    indices: NDArray[np.uint64],
-    *,
-    compress: bool = False,
-) -> bytes:
-    """The bytes of an npz; the same arrays give the same bytes (entries carry no clock).
+def pack(samples: Samples, *, compress: bool = False) -> bytes:
+    """The bytes of an npz; the same samples give the same bytes (entries carry no clock).
 
     Compression is off by default: generated images shrink by a third at best, at 7 to 240 µs an image.
     """
     stream = io.BytesIO()
     save: Any = np.savez_compressed if compress else np.savez
-    names = np.array(class_names, dtype=np.str_) if class_names else np.empty(0, dtype="<U1")
-    save(stream, images=images, labels=labels, class_names=names, seeds=seeds, indices=indices)
+    names = samples.class_names
+    arrays: dict[str, NDArray[Any]] = {
+        "images": samples.images,
+        "labels": samples.labels,
+        "class_names": np.array(names, dtype=np.str_) if names else np.empty(0, dtype="<U1"),
+        "seeds": samples.seeds,
+        "indices": samples.indices,
+    }
+    if samples.rejected:
+        numbers = {name: i for i, name in enumerate(names or ("",))}
+        generated = samples.generated
+        rows = [(numbers[name], n, generated[name], *samples.rejected[name]) for name, n in samples.requested.items()]
+        arrays["account"] = np.array(rows, dtype=np.int64)
+    save(stream, **arrays)
     return stream.getvalue()
 
 
-def unpack(body: bytes, *, most: int, image_shape: tuple[int, int, int]) -> Arrays:
+def unpack(body: bytes, *, most: int, image_shape: tuple[int, int, int], accounts: int = 0) -> Arrays:
     """Read an npz of samples from an untrusted place.
 
     Args:
         body: the whole file.
         most: images that were asked for; more are refused, fewer are not this function's business.
         image_shape: (height, width, channels) that every image must have.
+        accounts: rows that `account` must have; 0: there must be none.
 
     Raises:
         TransportError: it is not such an npz, or claims other shapes, types or sizes; code "service.bad-answer".
@@ -74,9 +85,9 @@ def unpack(body: bytes, *, most: int, image_shape: tuple[int, int, int]) -> Arra
     try:
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
             found = archive.infolist()
-            expected = sorted(f"{name}.npy" for name in MEMBERS)
-            if sorted(info.filename for info in found) != expected:
-                raise _Bad(f"its members are not {', '.join(MEMBERS)}")
+            members = (*MEMBERS, "account") if accounts else MEMBERS
+            if sorted(info.filename for info in found) != sorted(f"{name}.npy" for name in members):
+                raise _Bad(f"its members are not {', '.join(members)}")
             entries = {info.filename.removesuffix(".npy"): info for info in found}
 
             def read(name: str, fits: Callable[[tuple[int, ...], np.dtype[Any]], bool]) -> NDArray[Any]:
@@ -99,6 +110,8 @@ def unpack(body: bytes, *, most: int, image_shape: tuple[int, int, int]) -> Arra
                 ),
             )
             class_names = tuple(str(name) for name in names)
+            columns = (accounts, 3 + len(REASONS))
+            account = read("account", lambda shape, dtype: dtype == np.int64 and shape == columns) if accounts else None
     except _Bad as problem:
         raise _refused(str(problem)) from None
     # Damaged zip and npy headers make their readers raise nearly anything: BadZipFile, EOFError, zlib.error,
@@ -113,6 +126,7 @@ def unpack(body: bytes, *, most: int, image_shape: tuple[int, int, int]) -> Arra
         class_names=class_names,
         seeds=cast("NDArray[np.uint64]", seeds),
         indices=cast("NDArray[np.uint64]", indices),
+        account=account,
     )
 
 

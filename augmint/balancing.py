@@ -22,7 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 from augmint.data import DataSet, load_data, write_folder, write_npz
 from augmint.errors import DataError, RequestError, ServiceError, ShortfallError, UnknownLabelError, UsageError
 from augmint.images import RESIZE_POLICIES, Marks, Resize, canonical, resize_image
-from augmint.samples import BundleInfo, Source
+from augmint.quality import REASONS, Quality, check_offered
+from augmint.samples import BundleInfo, Source, pick_seed
 from augmint.sources import open_source
 
 __all__ = ["STRATEGIES", "Balanced", "Balancer", "PlanRow", "Strategy", "balance", "plan"]
@@ -153,6 +154,8 @@ class Balanced:
         seed: of all synthetic images; None if nothing was generated.
         truncation: of all synthetic images.
         plan: what was to be generated.
+        quality: which images were to be kept, as text; "none" for all.
+        rejected: under a quality, label → reason → images that were made and rejected.
         notes: sentences worth telling, e.g. that real images were resized.
     """
 
@@ -167,6 +170,8 @@ class Balanced:
     seed: int | None
     truncation: float
     plan: tuple[PlanRow, ...]
+    quality: str = "none"
+    rejected: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     _cause: str = field(default="", repr=False)
 
@@ -196,10 +201,15 @@ class Balanced:
         if missing := self.missing:
             wanted, got = sum(row.generate for row in self.plan), int(self.synthetic.sum())
             short = ", ".join(f"{n} of {label!r}" for label, n in list(missing.items())[:10])
-            because = f" ({self._cause.rstrip('.')})" if self._cause else ""
+            if self._cause or self.quality == "none":
+                because = f" ({self._cause.rstrip('.')})" if self._cause else ""
+                mend = f"ask again with seed {self.seed}"
+            else:
+                made = got + sum(sum(counts.values()) for counts in self.rejected.values())
+                because = f" (of {made:,} made, the others were not {self.quality})"
+                mend = "ask for a lower quality, or for fewer"
             raise ShortfallError(
-                f"{got:,} of {wanted:,} images were delivered, {short} are missing{because}: ask again with seed "
-                f"{self.seed}.",
+                f"{got:,} of {wanted:,} images were delivered, {short} are missing{because}: {mend}.",
                 requested=wanted,
                 delivered=got,
             )
@@ -278,6 +288,7 @@ def balance(
     seed: int | None = None,
     offset: int = 0,
     truncation: float = 1.0,
+    quality: str | Quality = "none",
     resize: Resize = "fit",
     allow_shortfall: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -292,6 +303,8 @@ def balance(
         seed: 0 … 2^64 - 1; None picks one, which is in the result.
         offset: index of the first image of each class, to go on where an earlier call with this seed ended.
         truncation: in (0, 1].
+        quality: which images to keep, such as "labels,copies"; see `augmint.quality`. For each class, up to 20 times as
+            many as planned and 64 are made to find enough.
         resize: how real images of other sizes are brought to the source's: "fit", "crop" or "stretch"; see
             `augmint.images.resize_image`. `notes` says when that was done.
         allow_shortfall: return what was delivered, even if it is less than planned; see `Balanced.raise_for_shortfall`.
@@ -314,6 +327,8 @@ def balance(
     info = source.info()
     ask = {row.label: row.generate for row in rows if row.generate}
     check_labels(ask, info)
+    quality = check_offered(quality, info.quality)
+    rejected: dict[str, dict[str, int]] = {}
 
     total = sum(ask.values())
     first = len(real.labels)
@@ -332,16 +347,21 @@ def balance(
     labels[:first] = real.labels
     end, digest, cause = first, "", ""
     if total:
+        seed = pick_seed() if seed is None else seed  # an answer without any images would not say which it was
         # Generators and services number the classes in the bundle's order, the data in its own. By the names in each
         # answer, because a service may have got another bundle since it was asked what it has.
         own = {name: i for i, name in enumerate(real.class_names)}
         try:
-            stream = source.stream(ask, seed=seed, offset=offset, truncation=truncation, chunk=_CHUNK)
+            stream = source.stream(ask, seed=seed, offset=offset, truncation=truncation, quality=quality, chunk=_CHUNK)
             for part in stream:
                 here = slice(end, end + len(part))
                 images[here], labels[here] = part.images, [own[name] for name in part.label_names]
                 seeds[here], indices[here] = part.seeds, part.indices
-                end, digest, seed = here.stop, part.bundle, int(part.seeds[0])
+                end, digest = here.stop, part.bundle
+                for label, counts in part.rejected.items():
+                    so_far = rejected.setdefault(label, dict.fromkeys(REASONS, 0))
+                    for reason, n in zip(REASONS, counts, strict=True):
+                        so_far[reason] += n
                 if progress is not None:
                     progress(end - first, total)
         except ShortfallError as error:
@@ -362,6 +382,8 @@ def balance(
         seed=seed if end > first else None,
         truncation=truncation,
         plan=rows,
+        quality=str(quality),
+        rejected=rejected,
         notes=_notes(real, info, resize, total),
         _cause=cause,
     )
@@ -460,6 +482,7 @@ class Balancer:
         sampling_strategy: see `plan`; as in imbalanced-learn, a function is given `y`, and labels are those of `y`.
         random_state: the seed, 0 … 2^64 - 1; a numpy RandomState or Generator to draw one from; None picks one.
         truncation: in (0, 1].
+        quality: which images to keep, such as "labels"; see `augmint.quality`.
 
     Attributes after `fit_resample`:
         sampling_strategy_: label, as in `y`, → images generated, for the classes that got any.
@@ -480,11 +503,13 @@ class Balancer:
         sampling_strategy: Any = "auto",
         random_state: int | np.random.RandomState | np.random.Generator | None = None,
         truncation: float = 1.0,
+        quality: str | Quality = "none",
     ) -> None:
         self.source = source
         self.sampling_strategy = sampling_strategy
         self.random_state = random_state
         self.truncation = truncation
+        self.quality = quality
 
     def fit_resample(self, X: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.uint8], NDArray[Any]]:
         """Args:
@@ -510,7 +535,12 @@ class Balancer:
         if isinstance(strategy, Mapping):
             strategy = {str(label): total for label, total in strategy.items()}
         result = balance(
-            (rows.reshape(-1, *shape), labels), source, strategy, seed=self._seed(), truncation=self.truncation
+            (rows.reshape(-1, *shape), labels),
+            source,
+            strategy,
+            seed=self._seed(),
+            truncation=self.truncation,
+            quality=self.quality,
         )
         values = np.unique(labels)
         generated = {value: row.generate for value, row in zip(values.tolist(), result.plan, strict=True)}

@@ -6,6 +6,9 @@ A bundle is a directory:
     generator.onnx    latent float32 [N, Z] (and label int64 [N]) -> image uint8 [N, H, W, C]
     golden.npy        images that the generator must reproduce before it may serve
     critic.onnx       image uint8 [N, H, W, C] (and label) -> realism float32 [N] (and class_logits); optional
+    classifier.onnx   image uint8 [N, H, W, C] -> class_logits float32 [N, K], features float32 [N, D]; optional
+    realism.npy       float32 [K, Q]: quantiles of the critic's realism over generated images of each class; optional
+    train.npy         float16 [M, D]: the classifier's features of the training images, to tell copies by; optional
     samples.png       a sheet to look at
     README.md         the model card
     report.html       the evaluation's page, and report.json its figures, where it was evaluated; optional
@@ -41,6 +44,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 
 from augmint.errors import BundleError, ExportError
 from augmint.latents import ALGORITHM, MAX_DIM, TABLE_SHA256
+from augmint.quality import LARGEST_SHARE, PARTS
 
 __all__ = [
     "MANIFEST",
@@ -49,6 +53,7 @@ __all__ = [
     "Architecture",
     "BatchInvariance",
     "BundleFiles",
+    "Copies",
     "Data",
     "Description",
     "Evidence",
@@ -57,9 +62,11 @@ __all__ = [
     "Graph",
     "Identity",
     "Image",
+    "Judges",
     "Manifest",
     "Metric",
     "Parity",
+    "Realism",
     "Sampling",
     "Tensor",
     "Utility",
@@ -240,6 +247,49 @@ class Golden(_Strict):
     truncation: Annotated[float, Field(gt=0, le=1)]
 
 
+class Realism(_Strict):
+    """Where the critic's scores of generated images lie: `file` is float32 [max(K, 1), len(shares)], a row a class."""
+
+    file: Name
+    shares: Annotated[tuple[float, ...], Field(min_length=2, max_length=200)] = Field(
+        description="share of a class's images below each column; ascending, from 0"
+    )
+    n: Count = Field(description="generated images of each class that they were measured on")
+
+
+class Copies(_Strict):
+    """What a near copy of a training image is: `file` is float16 [n, width], the classifier's features of those images.
+
+    The features are no pictures, but tell somebody who has an image whether it was among them.
+    """
+
+    file: Name
+    n: Annotated[int, Field(ge=1, le=2**31)]
+    width: Annotated[int, Field(ge=1, le=65_536)]
+    threshold: Annotated[float, Field(gt=0)] = Field(description="distance to the nearest, below which it is a copy")
+    quantile: float = Field(description="share of held-out real images that are nearer than the threshold")
+    held_out: Count = Field(description="held-out real images that it was measured on")
+
+
+class Judges(_Strict):
+    """What tells good images from others (`augmint.judge`); with each part that is `missing`, why."""
+
+    classifier: Graph | None = None
+    realism: Realism | None = None
+    copies: Copies | None = None
+    missing: dict[Literal["labels", "realism", "copies"], Text] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.copies is not None and self.classifier is None:
+            raise ValueError("copies are told by a classifier, and there is none")
+        if self.realism is not None:
+            shares = self.realism.shares
+            if shares[0] != 0 or shares[-1] < LARGEST_SHARE or list(shares) != sorted(set(shares)) or shares[-1] > 1:
+                raise ValueError("realism.shares must rise from 0 to 0.9 or more")
+        return self
+
+
 class FileEntry(_Strict):
     sha256: Sha256
     bytes: Annotated[int, Field(ge=0, le=MAX_FILE_BYTES)]
@@ -258,6 +308,7 @@ class Description(_Strict):
     sampling: Sampling
     generator: Graph
     critic: Graph | None = None
+    quality: Judges | None = None
     evidence: Evidence
     golden: Annotated[tuple[Golden, ...], Field(min_length=1, max_length=256)]
 
@@ -265,6 +316,19 @@ class Description(_Strict):
     def num_classes(self) -> int:
         """0 for an unconditional generator."""
         return len(self.class_names)
+
+    @property
+    def offers(self) -> dict[str, str]:
+        """Part of a `Quality` -> "" where this bundle can judge it, else why not."""
+        if self.quality is None:
+            return dict.fromkeys(PARTS, "it was exported without what judges images")
+        have = {
+            "labels": self.quality.classifier is not None,
+            "realism": self.quality.realism is not None,
+            "copies": self.quality.copies is not None,
+        }
+        missing = {str(part): why for part, why in self.quality.missing.items()}
+        return {part: "" if have[part] else missing.get(part, "it was exported without") for part in PARTS}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -287,10 +351,29 @@ class Description(_Strict):
             raise ValueError("generator.outputs must be image uint8 [N, height, width, channels]")
         if self.critic is not None and self.critic.inputs[0] != image:
             raise ValueError("critic.inputs must begin with image uint8 [N, height, width, channels]")
+        self._check_judges(image)
         for row in self.golden:
             if (row.label not in names) if names else row.label != "":
                 raise ValueError(f"golden names the label {row.label[:40]!r}, which class_names does not hold")
         return self
+
+    def _check_judges(self, image: Tensor) -> None:
+        judges, names = self.quality, self.class_names
+        if judges is None:
+            return
+        if judges.realism is not None:
+            asked = (image, Tensor(name="label", dtype="int64", shape=("N",)))[: 2 if names else 1]
+            realism = Tensor(name="realism", dtype="float32", shape=("N",))
+            if self.critic is None or self.critic.inputs != asked or self.critic.outputs[0] != realism:
+                raise ValueError("quality.realism needs a critic of image (, label) with realism float32 [N]")
+        if judges.classifier is not None:
+            found = judges.classifier.outputs
+            logits = Tensor(name="class_logits", dtype="float32", shape=("N", len(names)))
+            if judges.classifier.inputs != (image,) or len(names) < 2 or found[0] != logits or len(found) != 2:
+                raise ValueError("quality.classifier must map image to class_logits float32 [N, K] and features")
+            width = judges.copies.width if judges.copies is not None else found[1].shape[-1]
+            if found[1] != Tensor(name="features", dtype="float32", shape=("N", width)):
+                raise ValueError("quality.classifier's features must be float32 [N, D], as wide as those of copies")
 
 
 class Manifest(Description):
@@ -298,12 +381,20 @@ class Manifest(Description):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        needed = {self.generator.file, "golden.npy"} | ({self.critic.file} if self.critic else set())
+        needed = {*self.graphs, "golden.npy"}
+        if self.quality is not None:
+            needed |= {part.file for part in (self.quality.realism, self.quality.copies) if part is not None}
         if missing := sorted(needed - set(self.files)):
             raise ValueError(f"files does not list {missing[0]}")
         if MANIFEST in self.files:
             raise ValueError("files must not list the manifest itself")
         return self
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """The ONNX files, the generator's first."""
+        classifier = self.quality.classifier if self.quality is not None else None
+        return tuple(graph.file for graph in (self.generator, self.critic, classifier) if graph is not None)
 
 
 def essentials(manifest: Description) -> dict[str, JsonValue]:
@@ -343,7 +434,31 @@ class BundleFiles:
     def golden_images(self) -> NDArray[np.uint8]:
         """uint8 [G, H, W, C], one row for each of `manifest.golden`."""
         expected = (len(self.manifest.golden), *self.manifest.image.shape)
-        return _read_npy(self.content["golden.npy"], expected, self.path / "golden.npy")
+        return _read_npy(self.content["golden.npy"], expected, self.path / "golden.npy", np.dtype(np.uint8))
+
+    def realism_table(self) -> NDArray[np.float32]:
+        """float32 [max(K, 1), Q]; only where `manifest.quality.realism` is there."""
+        part = self._judges.realism
+        assert part is not None
+        expected = (max(self.manifest.num_classes, 1), len(part.shares))
+        return self._finite(part.file, expected, np.dtype("<f4"))
+
+    def train_features(self) -> NDArray[np.float16]:
+        """float16 [M, D]; only where `manifest.quality.copies` is there."""
+        part = self._judges.copies
+        assert part is not None
+        return self._finite(part.file, (part.n, part.width), np.dtype("<f2"))
+
+    @property
+    def _judges(self) -> Judges:
+        assert self.manifest.quality is not None
+        return self.manifest.quality
+
+    def _finite(self, name: str, expected: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        values = _read_npy(self.content[name], expected, self.path / name, dtype)
+        if not np.isfinite(values).all():
+            _refuse("not-finite", self.path / name, "holds NaN or infinity: export the bundle again")
+        return values
 
 
 def read_bundle(path: str | os.PathLike[str]) -> BundleFiles:
@@ -376,8 +491,7 @@ def read_bundle(path: str | os.PathLike[str]) -> BundleFiles:
 
     content: dict[str, bytes] = {}
     for name, entry in manifest.files.items():
-        graph = name == manifest.generator.file or (manifest.critic is not None and name == manifest.critic.file)
-        limit = MAX_FILE_BYTES if graph else MAX_SIDE_BYTES
+        limit = MAX_FILE_BYTES if name in manifest.graphs else MAX_SIDE_BYTES
         data = _read_regular(root / name, limit=limit, expected=entry.bytes)
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             _refuse(
@@ -388,10 +502,14 @@ def read_bundle(path: str | os.PathLike[str]) -> BundleFiles:
         content[name] = data
 
     check_graph(content[manifest.generator.file], root / manifest.generator.file, expect=essentials(manifest))
-    if manifest.critic is not None:
-        check_graph(content[manifest.critic.file], root / manifest.critic.file, expect=None)
+    for name in manifest.graphs[1:]:
+        check_graph(content[name], root / name, expect=None)
     files = BundleFiles(root, manifest, hashlib.sha256(manifest_bytes).hexdigest(), content)
     files.golden_images()
+    if manifest.quality is not None and manifest.quality.realism is not None:
+        files.realism_table()
+    if manifest.quality is not None and manifest.quality.copies is not None:
+        files.train_features()
     return files
 
 
@@ -622,11 +740,11 @@ def _check_sizes(model: Any, path: Path) -> None:
 
 
 _NPY_HEADER = re.compile(
-    rb"\{'descr': '\|u1', 'fortran_order': False, 'shape': \(([0-9]{1,10}(?:, [0-9]{1,10})*),?\), \} *\n"
+    rb"\{'descr': '([|<][a-z][0-9])', 'fortran_order': False, 'shape': \(([0-9]{1,10}(?:, [0-9]{1,10})*),?\), \} *\n"
 )
 
 
-def _read_npy(data: bytes, expected: tuple[int, ...], path: Path) -> NDArray[np.uint8]:
+def _read_npy(data: bytes, expected: tuple[int, ...], path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Parse an npy file of known shape and type, version 1.0, as `numpy.save` writes it.
 
     By hand, because numpy's reader evaluates the header as a Python literal and allocates what it claims.
@@ -635,11 +753,11 @@ def _read_npy(data: bytes, expected: tuple[int, ...], path: Path) -> NDArray[np.
     if data[:8] == b"\x93NUMPY\x01\x00" and len(data) >= 10:
         start = 10 + int.from_bytes(data[8:10], "little")
         header = _NPY_HEADER.fullmatch(data[10:start])
-        if header and tuple(int(n) for n in header[1].split(b",")) == expected:
+        if header and header[1].decode() == dtype.str and tuple(int(n) for n in header[2].split(b",")) == expected:
             body = data[start:]
-    if len(body) != math.prod(expected):
-        _refuse("golden-file", path, f"is not an npy file of uint8 {list(expected)}: export the bundle again")
-    return np.frombuffer(body, dtype=np.uint8).reshape(expected)
+    if len(body) != math.prod(expected) * dtype.itemsize:
+        _refuse("npy-file", path, f"is not an npy file of {dtype.name} {list(expected)}: export the bundle again")
+    return np.frombuffer(body, dtype=dtype).reshape(expected)
 
 
 # ------------------------------------------------------------------------------------------------- writing

@@ -1,7 +1,7 @@
 """What `augmint inspect BUNDLE` says: the bundle verified whole, then what it is and what was measured of it.
 
-Opening it is the verification (`augmint.Generator`), golden samples included; the critic is opened besides. Knows
-nothing of the command line: it returns a `BundleReport`, as a dict for programs or as text for people.
+Opening it is the verification (`augmint.Generator`), golden samples included; critic and judge are opened besides.
+Knows nothing of the command line: it returns a `BundleReport`, as a dict for programs or as text for people.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from augmint.bundle import MANIFEST, REPORT_PAGE, Manifest, Metric
-from augmint.generator import Generator, check_signature
-from augmint.runtime import open_session
+from augmint.generator import Generator
+from augmint.runtime import check_signature, open_session
 
 __all__ = ["BundleReport", "inspect_bundle"]
 
@@ -88,6 +88,7 @@ class BundleReport:
             ("graph", f"opset {m.generator.opset}, {m.generator.precision}, optimised: {m.generator.optimisation}; "
                       + ", ".join(f"{name} {version}" for name, version in m.generator.versions.items())),
             ("critic", ", ".join(tensor.name for tensor in m.critic.outputs) if m.critic else "none"),
+            ("quality", ", ".join(f"{part}: {why}" if why else part for part, why in m.offers.items())),
             ("here", f"{self.device}: golden samples reproduced {kept}" + (f" ({self.remark})" if self.remark else "")),
         ]  # fmt: skip
         lines = [f"{m.identity.name}: verified", "", *(f"{name:<9}{value}" for name, value in rows)]
@@ -156,7 +157,9 @@ def inspect_bundle(path: str | os.PathLike[str], *, device: str = "cpu") -> Bund
     if manifest.critic is not None:
         critic = manifest.critic
         session = open_session(content[critic.file], device="cpu", threads=1, optimisation=critic.optimisation)
-        check_signature(session, critic, root)
+        check_signature(session, critic.inputs, critic.outputs, root / critic.file)
+    if any(reason == "" for reason in manifest.offers.values()):
+        generator.the_judge()
     info = generator.info()
     sizes = {name: len(data) for name, data in content.items()}
     return BundleReport(

@@ -22,6 +22,7 @@ import httpx2
 
 from augmint.errors import RequestError, UsageError
 from augmint.protocol import LOWER_ERRORS, Call, Collector, Outcome, Pause, Protocol, Steps, Stream, one_line
+from augmint.quality import Quality
 from augmint.samples import BundleInfo, Counts, Samples
 
 __all__ = ["AsyncClient", "Client"]
@@ -189,7 +190,15 @@ class Client(_Shell):
         """What this client's bundle can make, as the service says now."""
         return self._run(self._protocol.info())
 
-    def generate(self, counts: Counts, *, seed: int | None = None, offset: int = 0, truncation: float = 1.0) -> Samples:
+    def generate(
+        self,
+        counts: Counts,
+        *,
+        seed: int | None = None,
+        offset: int = 0,
+        truncation: float = 1.0,
+        quality: str | Quality = "none",
+    ) -> Samples:
         """All images of a request at once.
 
         Args:
@@ -197,13 +206,15 @@ class Client(_Shell):
             seed: 0 … 2^64 - 1; None picks one, which is in the answer.
             offset: index of the first image of each class.
             truncation: in (0, 1].
+            quality: which images to keep, see `augmint.quality`; fewer than asked for are then in `Samples.missing`.
 
         Raises:
-            ShortfallError: fewer were delivered; `stream` hands over those that were before it raises.
+            ShortfallError: the service gave up early; `stream` hands over what was delivered before it raises.
         """
-        return Samples.concatenate(
-            list(self.stream(counts, seed=seed, offset=offset, truncation=truncation, chunk=_MOST_A_REQUEST))
+        stream = self.stream(
+            counts, seed=seed, offset=offset, truncation=truncation, quality=quality, chunk=_MOST_A_REQUEST
         )
+        return Samples.concatenate(list(stream))
 
     def stream(
         self,
@@ -212,11 +223,12 @@ class Client(_Shell):
         seed: int | None = None,
         offset: int = 0,
         truncation: float = 1.0,
+        quality: str | Quality = "none",
         chunk: int = 256,
     ) -> Iterator[Samples]:
         """The same images in the same order, at most `chunk` at a time: memory stays flat, and no request is long."""
         _check_chunk(chunk)
-        prepared = self._run(self._protocol.prepare(counts, seed, offset, truncation))
+        prepared = self._run(self._protocol.prepare(counts, seed, offset, truncation, quality))
         return self._iterate(self._protocol.stream(prepared, chunk))
 
     def close(self) -> None:
@@ -285,10 +297,18 @@ class AsyncClient(_Shell):
         return await self._run(self._protocol.info())
 
     async def generate(
-        self, counts: Counts, *, seed: int | None = None, offset: int = 0, truncation: float = 1.0
+        self,
+        counts: Counts,
+        *,
+        seed: int | None = None,
+        offset: int = 0,
+        truncation: float = 1.0,
+        quality: str | Quality = "none",
     ) -> Samples:
         """All images of a request at once. See `Client.generate`."""
-        stream = self.stream(counts, seed=seed, offset=offset, truncation=truncation, chunk=_MOST_A_REQUEST)
+        stream = self.stream(
+            counts, seed=seed, offset=offset, truncation=truncation, quality=quality, chunk=_MOST_A_REQUEST
+        )
         return Samples.concatenate([samples async for samples in stream])
 
     async def stream(
@@ -298,11 +318,12 @@ class AsyncClient(_Shell):
         seed: int | None = None,
         offset: int = 0,
         truncation: float = 1.0,
+        quality: str | Quality = "none",
         chunk: int = 256,
     ) -> AsyncIterator[Samples]:
         """The same images in the same order, at most `chunk` at a time. See `Client.stream`."""
         _check_chunk(chunk)
-        prepared = await self._run(self._protocol.prepare(counts, seed, offset, truncation))
+        prepared = await self._run(self._protocol.prepare(counts, seed, offset, truncation, quality))
         steps = self._protocol.stream(prepared, chunk)
         outcome: Outcome | None = None
         while True:

@@ -17,17 +17,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from augmint.bundle import BundleFiles, Graph, Manifest, read_bundle
+from augmint.bundle import BundleFiles, Manifest, read_bundle
 from augmint.errors import BundleError, RequestError
+from augmint.judge import Judge
 from augmint.latents import latents
-from augmint.runtime import Session, open_session
+from augmint.quality import Quality
+from augmint.runtime import check_signature, open_session
 from augmint.samples import BundleInfo, Counts, Reproducibility, Request, Samples
+from augmint.selection import Selection, Walk
 
 __all__ = ["Generator"]
 
 # Past this many images one session call gains nothing on a CPU and only holds memory.
 _BATCH = 64
-_ORT_TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(uint8)": "uint8"}
+_CANDIDATES = 512  # made and judged before those that are kept are set aside: bounds the memory for the others
 
 
 class Generator:
@@ -55,6 +58,8 @@ class Generator:
         self._device = device
         self._threads = threads
         self._lock = threading.Lock()
+        self._judge: Judge | None = None
+        self._judge_pid = 0
         self._open()
 
     # ------------------------------------------------------------------------------------------ what it is
@@ -95,6 +100,7 @@ class Generator:
             reproducibility=self._reproducibility,
             tolerance=0 if self._reproducibility == "exact" else manifest.sampling.tolerance,
             device=self._session.device,
+            quality=manifest.offers,
         )
 
     def __repr__(self) -> str:
@@ -102,7 +108,15 @@ class Generator:
 
     # ------------------------------------------------------------------------------------------ generating
 
-    def generate(self, counts: Counts, *, seed: int | None = None, offset: int = 0, truncation: float = 1.0) -> Samples:
+    def generate(
+        self,
+        counts: Counts,
+        *,
+        seed: int | None = None,
+        offset: int = 0,
+        truncation: float = 1.0,
+        quality: str | Quality = "none",
+    ) -> Samples:
         """All images of a request at once.
 
         Args:
@@ -110,12 +124,14 @@ class Generator:
             seed: 0 … 2^64 - 1; None picks one, which `Samples.seeds` holds.
             offset: index of the first image of each class: 200 more are `offset=200`.
             truncation: share of the latent's central mass to draw from, in (0, 1].
+            quality: which images to keep, such as "labels,realism:0.2"; see `augmint.quality`. More are made until
+                there are enough, up to 20 times as many and 64; then there are fewer, which `Samples.missing` says.
 
         Raises:
             RequestError: see `augmint.samples.Request.make`.
         """
-        request = self.request(counts, seed=seed, offset=offset, truncation=truncation)
-        return self._answer(request, 0, request.total)
+        request = self.request(counts, seed=seed, offset=offset, truncation=truncation, quality=quality)
+        return self._select(request) if request.quality else self._answer(request, 0, request.total)
 
     def stream(
         self,
@@ -124,17 +140,43 @@ class Generator:
         seed: int | None = None,
         offset: int = 0,
         truncation: float = 1.0,
+        quality: str | Quality = "none",
         chunk: int = 256,
     ) -> Iterator[Samples]:
-        """The images of `generate`, in the same order, at most `chunk` at a time: memory stays flat."""
+        """The images of `generate`, in the same order, at most `chunk` at a time: memory stays flat.
+
+        Under a quality, a part may have no images at all, and only account for those that were rejected.
+        """
         if chunk < 1:
             raise RequestError("chunk must be at least 1.")
-        request = self.request(counts, seed=seed, offset=offset, truncation=truncation)
+        request = self.request(counts, seed=seed, offset=offset, truncation=truncation, quality=quality)
+        if request.quality:
+            return self._walk(request, chunk)
         return (self._answer(request, start, start + chunk) for start in range(0, request.total, chunk))
 
-    def request(self, counts: Counts, *, seed: int | None = None, offset: int = 0, truncation: float = 1.0) -> Request:
+    def request(
+        self,
+        counts: Counts,
+        *,
+        seed: int | None = None,
+        offset: int = 0,
+        truncation: float = 1.0,
+        quality: str | Quality = "none",
+    ) -> Request:
         """Check a request against this bundle, and fix its seed."""
-        return Request.make(counts, self.class_names, seed=seed, offset=offset, truncation=truncation)
+        return Request.make(
+            counts,
+            self.class_names,
+            seed=seed,
+            offset=offset,
+            truncation=truncation,
+            quality=quality,
+            offered=self.manifest.offers,
+        )
+
+    def judge(self, images: NDArray[np.uint8], labels: NDArray[np.int64], quality: Quality) -> NDArray[np.uint8]:
+        """Why each image would be rejected, uint8 [N]: 0 for none; see `augmint.judge.Judge`."""
+        return self.the_judge()(images, labels, quality)
 
     def render(
         self, labels: ArrayLike, seeds: ArrayLike, indices: ArrayLike, truncation: ArrayLike = 1.0
@@ -191,7 +233,28 @@ class Generator:
             requested={label: requested[label] for label, _ in request.counts if label in requested},
         )
 
+    def _walk(self, request: Request, chunk: int) -> Iterator[Samples]:
+        walk = Walk(request)
+        while (piece := walk.piece(chunk)) is not None:
+            yield walk.advance(piece, self._select(piece))
+
+    def _select(self, request: Request) -> Samples:
+        selection = Selection(request)
+        while (candidates := selection.next(_CANDIDATES)) is not None:
+            labels, indices = candidates.addresses()
+            images = self.render(labels, np.uint64(request.seed), indices, request.truncation)
+            selection.add(candidates, images, self.judge(images, labels, request.quality))
+        return selection.samples(self.info())
+
     # ------------------------------------------------------------------------------------------ opening
+
+    def the_judge(self) -> Judge:
+        """The bundle's judge, opened when it is first needed."""
+        with self._lock:
+            # As of the session: a forked child opens its own.
+            if self._judge is None or self._judge_pid != os.getpid():
+                self._judge, self._judge_pid = Judge(self._files), os.getpid()
+            return self._judge
 
     def _open(self) -> None:
         files = read_bundle(self._path)
@@ -199,7 +262,7 @@ class Generator:
         session = open_session(
             files.content[graph.file], device=self._device, threads=self._threads, optimisation=graph.optimisation
         )
-        check_signature(session, graph, self._path)
+        check_signature(session, graph.inputs, graph.outputs, self._path / graph.file)
         self._files, self._session, self._pid = files, session, os.getpid()
         self._reproducibility: Reproducibility = self._self_test()
 
@@ -275,23 +338,4 @@ class Generator:
         if self.digest != state["digest"]:
             raise BundleError(
                 f"{self._path} changed since this generator was sent here: open it again.", code="bundle.changed"
-            )
-
-
-def check_signature(session: Session, graph: Graph, path: Path) -> None:
-    """Refuse a graph whose inputs and outputs are not those of the manifest."""
-    for what, promised, found in (
-        ("inputs", graph.inputs, session.session.get_inputs()),
-        ("outputs", graph.outputs, session.session.get_outputs()),
-    ):
-        actual = [
-            (value.name, _ORT_TYPES.get(value.type, value.type), ["N", *value.shape[1:]] if value.shape else [])
-            for value in found
-        ]
-        expected = [(tensor.name, tensor.dtype, list(tensor.shape)) for tensor in promised]
-        fixed_batch = any(value.shape and isinstance(value.shape[0], int) for value in found)
-        if actual != expected or fixed_batch:
-            raise BundleError(
-                f"{path / graph.file} has {what} other than the manifest's: export the bundle again.",
-                code="bundle.signature",
             )

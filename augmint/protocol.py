@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import itertools
 import json
 import math
 import random
@@ -30,10 +31,9 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import httpx2
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from augmint.archive import unpack
+from augmint.archive import Arrays, unpack
 from augmint.errors import (
     AugmintError,
     DeadlineError,
@@ -47,7 +47,9 @@ from augmint.errors import (
     UnknownLabelError,
     UsageError,
 )
+from augmint.quality import Quality
 from augmint.samples import BundleInfo, Counts, Reproducibility, Request, Samples
+from augmint.selection import Walk
 
 __all__ = [
     "LOWER_ERRORS",
@@ -60,7 +62,6 @@ __all__ = [
     "Steps",
     "Stream",
     "map_exception",
-    "next_piece",
     "one_line",
 ]
 
@@ -173,14 +174,24 @@ class Protocol:
     def info(self) -> Steps[BundleInfo]:
         return self._choose((yield from self.catalogue()))
 
-    def prepare(self, counts: Counts, seed: int | None, offset: int, truncation: float) -> Steps[_Prepared]:
+    def prepare(
+        self, counts: Counts, seed: int | None, offset: int, truncation: float, quality: str | Quality
+    ) -> Steps[_Prepared]:
         """Check a request as the local generator does, and fix its seed."""
         fresh = self._remembered is None
         catalogue = self._remembered or (yield from self.catalogue())
         while True:
             try:
                 info = self._choose(catalogue)
-                request = Request.make(counts, info.class_names, seed=seed, offset=offset, truncation=truncation)
+                request = Request.make(
+                    counts,
+                    info.class_names,
+                    seed=seed,
+                    offset=offset,
+                    truncation=truncation,
+                    quality=quality,
+                    offered=info.quality,
+                )
                 return _Prepared(request, info, catalogue.limits)
             except RequestError:
                 # What is remembered may be out of date: refuse on fresh knowledge only.
@@ -192,26 +203,24 @@ class Protocol:
         """Ask piece by piece, each only for what has not been asked for yet."""
         request, info = prepared.request, prepared.info
         most = max(min(chunk, prepared.limits.images or chunk, _MOST_BYTES // math.prod(info.image_shape)), 1)
-        position = delivered = 0
-        renewed = False
-        while position < request.total:
-            counts, offset = next_piece(request, position, most)
-            asked = sum(counts.values())
-            call = self._generate_call(request, info, counts, offset)
-            read = partial(self._read_samples, request=request, info=info, start=position, asked=asked)
+        walk = Walk(request)
+        delivered = 0
+        begun = renewed = False
+        while (piece := walk.piece(most)) is not None:
+            call = self._generate_call(piece, info)
             try:
-                samples = yield from self._ask(call, read)
+                samples = yield from self._ask(call, partial(self._read_samples, piece=piece, info=info))
             except TooLargeError:
-                if asked == 1:
+                if piece.total == 1:
                     raise
-                most = max(asked // 2, 1)  # the limit is lower than we were told
+                most = max(piece.total // 2, 1)  # the limit is lower than we were told
                 continue
             except UnknownBundleError:
                 self._remembered = None
                 raise
             except _BundleChangedError as change:
                 self._remembered = None
-                if position or renewed:
+                if begun or renewed:
                     raise TransportError(
                         f"The bundle {info.name!r} was replaced while {request.total:,} images were on their way "
                         f"({delivered:,} had arrived, from {info.digest[:12]}…; the service now has "
@@ -220,13 +229,15 @@ class Protocol:
                     ) from None
                 # Nothing has been handed out yet: only what we remembered was out of date.
                 request, info = yield from self._renew(request, change.found)
-                renewed = True
+                walk, renewed = Walk(request), True
                 continue
-            position += asked
+            begun = True
             delivered += len(samples)
-            if len(samples):
+            samples = walk.advance(piece, samples)
+            if len(samples) or request.quality:
                 yield samples
-        if delivered < request.total:
+        # Under a quality fewer are an answer like another, which accounts for them.
+        if delivered < request.total and not request.quality:
             raise ShortfallError(
                 f"The service delivered {delivered:,} of {request.total:,} images (seed {request.seed}): use what "
                 "arrived, or ask for more with a higher offset.",
@@ -245,25 +256,35 @@ class Protocol:
             )
         counts: Counts = dict(request.counts) if request.class_names else request.total
         again = Request.make(
-            counts, info.class_names, seed=request.seed, offset=request.offset, truncation=request.truncation
+            counts,
+            info.class_names,
+            seed=request.seed,
+            offset=request.offset,
+            truncation=request.truncation,
+            quality=request.quality,
+            offered=info.quality,
         )
         return again, info
 
     # -------------------------------------------------------------------------------------- one request
 
-    def _generate_call(self, request: Request, info: BundleInfo, counts: dict[str, int], offset: int) -> Call:
-        total = sum(counts.values())
+    def _generate_call(self, piece: Request, info: BundleInfo) -> Call:
+        total = piece.total
         document = {
             "bundle": info.name,
-            "counts": counts if request.class_names else total,
-            "seed": request.seed if request.seed < _JSON_SAFE else str(request.seed),
-            "offset": offset if offset < _JSON_SAFE else str(offset),
-            "truncation": request.truncation,
+            "counts": dict(piece.counts) if piece.class_names else total,
+            "seed": piece.seed if piece.seed < _JSON_SAFE else str(piece.seed),
+            "offset": piece.offset if piece.offset < _JSON_SAFE else str(piece.offset),
+            "truncation": piece.truncation,
             "format": "npz",
         }
+        if piece.quality:
+            document["quality"] = str(piece.quality)
+        if piece.candidates is not None:
+            document["candidates"] = piece.candidates
         # Labels, seeds and indices are 8 bytes each; names 4 a character, and all as long as the longest.
         names = 4 * len(info.class_names) * max(map(len, info.class_names), default=0)
-        most_bytes = total * (math.prod(info.image_shape) + 24) + names + 65_536
+        most_bytes = total * (math.prod(info.image_shape) + 24) + 48 * len(piece.counts) + names + 65_536
         body = json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
         return Call("POST", "/v1/generate", body, most_bytes, self.clock() + self.deadline)
 
@@ -341,8 +362,8 @@ class Protocol:
                 return info
         raise UnknownBundleError(f"{self.shown_url} has no bundle {self.bundle!r}: it has {shown}.", bundles=names)
 
-    def _read_samples(self, reply: Reply, request: Request, info: BundleInfo, start: int, asked: int) -> Samples:
-        """One piece of an answer: positions start … start + asked of the request, or a part of them."""
+    def _read_samples(self, reply: Reply, piece: Request, info: BundleInfo) -> Samples:
+        """The answer to a piece: all of its images, or a part of them."""
         _check_digest(reply)
         headers = reply.headers
         digest = headers.get("Augmint-Bundle", "")
@@ -351,20 +372,19 @@ class Protocol:
         reproducibility = headers.get("Augmint-Reproducibility", "")
         if reproducibility not in ("exact", "tolerance"):
             self._not_augmint("no Augmint-Reproducibility in its answer")
-        arrays = unpack(reply.body, most=asked, image_shape=info.image_shape)
-        labels, indices = request.addresses(start, start + asked)
+        accounts = len(piece.counts) if piece.quality else 0
+        arrays = unpack(reply.body, most=piece.total, image_shape=info.image_shape, accounts=accounts)
         counted = (headers.get("Augmint-Requested"), headers.get("Augmint-Delivered"))
-        if counted != (str(asked), str(len(arrays["images"]))):
+        if counted != (str(piece.total), str(len(arrays["images"]))):
             self._not_augmint("its answer counts other images than it holds or was asked for")
+        follows = _is_selection if piece.quality else _follows
         if (
             arrays["class_names"] != info.class_names
-            or not _follows(arrays["labels"], arrays["indices"], labels, indices)
-            or not (arrays["seeds"] == np.uint64(request.seed)).all()
+            or not follows(piece, arrays)
+            or not (arrays["seeds"] == np.uint64(piece.seed)).all()
         ):
             self._not_augmint("its images have other addresses than were asked for")
-        names = info.class_names or ("",)
-        ids, counts = np.unique(labels, return_counts=True)
-        wanted = {names[i]: int(n) for i, n in zip(ids, counts, strict=True)}
+        account = arrays["account"]
         return Samples(
             images=arrays["images"],
             labels=arrays["labels"],
@@ -373,8 +393,11 @@ class Protocol:
             class_names=info.class_names,
             bundle=digest,
             reproducibility=_REPRODUCIBILITY[reproducibility],
-            truncation=request.truncation,
-            requested={label: wanted[label] for label, _ in request.counts if label in wanted},
+            truncation=piece.truncation,
+            requested=dict(piece.counts),
+            rejected={}
+            if account is None
+            else {label: tuple(row) for (label, _), row in zip(piece.counts, account[:, 3:].tolist(), strict=True)},
         )
 
     def _read_problem(self, reply: Reply) -> AugmintError:
@@ -436,39 +459,40 @@ class _BundleChangedError(Exception):
         self.found = found
 
 
-def next_piece(request: Request, position: int, most: int) -> tuple[dict[str, int], int]:
-    """Counts and offset of the next request, which begins at `position` of the answer and has 1 … `most` images.
-
-    A request has one offset for all its labels, so several labels fit in one only where each begins at its first image.
-    """
-    counts: dict[str, int] = {}
-    inner = position
-    for label, n in request.counts:
-        if not counts and inner >= n:
-            inner -= n
-            continue
-        take = min(n - inner, most - sum(counts.values()))
-        if take:
-            counts[label] = take
-        if not counts:
-            continue
-        if inner or take < n or sum(counts.values()) == most:
-            break
-    return counts, request.offset + inner
-
-
-def _follows(
-    labels: NDArray[np.int64],
-    indices: NDArray[np.uint64],
-    expected_labels: NDArray[np.int64],
-    expected_indices: NDArray[np.uint64],
-) -> bool:
-    """Whether the addresses are the expected ones, in order; some may be missing."""
-    if len(labels) == len(expected_labels):
-        return bool((labels == expected_labels).all() and (indices == expected_indices).all())
-    expected = iter(zip(expected_labels.tolist(), expected_indices.tolist(), strict=True))
+def _follows(piece: Request, arrays: Arrays) -> bool:
+    """Whether the addresses are those of the piece, in order; some may be missing."""
+    labels, indices = piece.addresses()
+    if len(labels) == len(arrays["labels"]):
+        return bool((arrays["labels"] == labels).all() and (arrays["indices"] == indices).all())
+    expected = iter(zip(labels.tolist(), indices.tolist(), strict=True))
     # `in` on an iterator moves it on, so this asks for a subsequence.
-    return all(address in expected for address in zip(labels.tolist(), indices.tolist(), strict=True))
+    found = zip(arrays["labels"].tolist(), arrays["indices"].tolist(), strict=True)
+    return all(address in expected for address in found)
+
+
+def _is_selection(piece: Request, arrays: Arrays) -> bool:
+    """Whether the images may be what a quality left of the piece, and the account is one of exactly these images."""
+    account, start = arrays["account"], 0
+    assert account is not None, "unpack has seen to it"
+    for (_, n), label_id, first, row in zip(piece.counts, piece.label_ids, piece.firsts, account.tolist(), strict=True):
+        number, requested, generated, *rejected = row
+        delivered = generated - sum(rejected)
+        if (number, requested) != (label_id, n) or min(row) < 0 or not 0 <= delivered <= n:
+            return False
+        # It goes on until there are enough, or to the bound and no further.
+        if generated > piece.bound(n) or (delivered < n and generated < piece.bound(n)):
+            return False
+        here = slice(start, start + delivered)
+        labels, indices = arrays["labels"][here], [int(i) - first for i in arrays["indices"][here]]
+        if len(labels) != delivered or not (labels == label_id).all():
+            return False
+        rises = all(a < b for a, b in itertools.pairwise(indices))
+        if indices and not (rises and indices[0] >= 0 and indices[-1] < generated):
+            return False
+        if delivered == n and indices[-1] != generated - 1:
+            return False
+        start += delivered
+    return start == len(arrays["labels"])
 
 
 def _check_digest(reply: Reply) -> None:

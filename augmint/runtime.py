@@ -21,9 +21,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from augmint.errors import BundleError, DeviceError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     import onnxruntime
 
-__all__ = ["Session", "cuda_driver_present", "open_session", "usable_cores"]
+    from augmint.bundle import Tensor
+
+__all__ = ["Session", "check_signature", "cuda_driver_present", "open_session", "usable_cores"]
 
 Optimisation = Literal["disabled", "basic", "extended", "all"]
 
@@ -159,6 +164,31 @@ def open_session(
             )
     session = _create(ort, model, options, ["CPUExecutionProvider"])
     return Session(session, "cpu", f"running on the CPU: {why_not}" if why_not else "")
+
+
+_TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(uint8)": "uint8"}
+
+
+def check_signature(session: Session, inputs: Sequence[Tensor], outputs: Sequence[Tensor], path: Path) -> None:
+    """Refuse a graph, read from `path`, whose inputs and outputs are not those that were promised.
+
+    Raises:
+        BundleError: they are others, or the batch is fixed.
+    """
+    for what, promised, found in (
+        ("inputs", inputs, session.session.get_inputs()),
+        ("outputs", outputs, session.session.get_outputs()),
+    ):
+        actual = [
+            (value.name, _TYPES.get(value.type, value.type), ["N", *value.shape[1:]] if value.shape else [])
+            for value in found
+        ]
+        expected = [(tensor.name, tensor.dtype, list(tensor.shape)) for tensor in promised]
+        fixed_batch = any(value.shape and isinstance(value.shape[0], int) for value in found)
+        if actual != expected or fixed_batch:
+            raise BundleError(
+                f"{path} has {what} other than the manifest's: export the bundle again.", code="bundle.signature"
+            )
 
 
 def _create(ort: Any, model: bytes, options: Any, providers: list[Any]) -> Any:

@@ -14,9 +14,10 @@ from typing import Final, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from augmint.errors import RequestError, UnknownLabelError
+from augmint.errors import RequestError, ShortfallError, UnknownLabelError
+from augmint.quality import REASONS, Quality, check_offered, most_candidates
 
-__all__ = ["BundleInfo", "Counts", "Reproducibility", "Request", "Samples", "Source"]
+__all__ = ["BundleInfo", "Counts", "Reproducibility", "Request", "Samples", "Source", "pick_seed"]
 
 Counts = Mapping[str, int] | int
 Reproducibility = Literal["exact", "tolerance"]
@@ -24,6 +25,7 @@ Reproducibility = Literal["exact", "tolerance"]
 MAX_SEED: Final = 2**64 - 1
 # A seed we pick ourselves stays below 2^53, where every JSON reader keeps it whole.
 _PICKED_SEED_LIMIT: Final = 2**53
+_EVERY: Final = Quality()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class BundleInfo:
         reproducibility: "exact" where the golden samples came out byte for byte on this machine, else "tolerance".
         tolerance: largest difference in grey levels to be expected elsewhere.
         device: what it runs on, e.g. "cpu" or "cuda:0".
+        quality: part of a `Quality` → "" where it can be judged, else why not.
     """
 
     name: str
@@ -51,6 +54,7 @@ class BundleInfo:
     reproducibility: Reproducibility
     tolerance: int
     device: str
+    quality: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def conditional(self) -> bool:
@@ -61,8 +65,12 @@ class BundleInfo:
 class Request:
     """A validated request: so many images of each class, from a seed, starting at an offset.
 
-    Image i of a class has the address (bundle, label, seed, offset + i). Labels are asked in the mapping's order and
-    indices rise within each label; the order is part of the answer's contract, the batch that computed it is not.
+    Image i of a class has the address (bundle, label, seed, offset + i); under a quality it is the i-th from there that
+    is kept. Labels are asked in the mapping's order and indices rise within each label; the order is part of the
+    answer's contract, the batch that computed it is not.
+
+    `firsts` are the labels' first indices: the offset, unless `augmint.selection` asks for what comes next.
+    `candidates` bounds how many images of each label are made under a quality, beside the bound there is.
     """
 
     counts: tuple[tuple[str, int], ...]
@@ -71,6 +79,9 @@ class Request:
     offset: int = 0
     truncation: float = 1.0
     class_names: tuple[str, ...] = ()
+    quality: Quality = _EVERY
+    candidates: int | None = None
+    firsts: tuple[int, ...] = ()
 
     @classmethod
     def make(
@@ -81,8 +92,11 @@ class Request:
         seed: int | None = None,
         offset: int = 0,
         truncation: float = 1.0,
+        quality: str | Quality = "none",
+        offered: Mapping[str, str] | None = None,
+        candidates: int | None = None,
     ) -> Request:
-        """Check a request against a bundle's classes.
+        """Check a request against a bundle's classes, and its quality against what the bundle can judge.
 
         Args:
             counts: {"label": n} for a conditional bundle, n for an unconditional one; each n ≥ 0, the sum ≥ 1.
@@ -90,6 +104,9 @@ class Request:
             seed: 0 … 2^64 - 1; None picks one (it is returned with the answer).
             offset: index of the first image of each class; offset + n must stay below 2^64.
             truncation: in (0, 1]; see `augmint.latents`.
+            quality: see `augmint.quality`.
+            offered: the bundle's `BundleInfo.quality`; None: nothing.
+            candidates: most images to make of each label, for a piece of a larger request.
 
         Raises:
             UnknownLabelError: a label the bundle does not have; the error lists those it has.
@@ -101,9 +118,7 @@ class Request:
         # A table, because a body of a megabyte names a hundred thousand labels, and a bundle may have ten thousand.
         numbers = {name: number for number, name in enumerate(class_names)}
         pairs = _check_counts(counts, class_names, numbers)
-        if seed is None:
-            seed = secrets.randbelow(_PICKED_SEED_LIMIT)
-        seed = _whole(seed, "seed")
+        seed = pick_seed() if seed is None else _whole(seed, "seed")
         if seed > MAX_SEED:
             raise RequestError("seed must be a whole number from 0 to 2^64 - 1: choose a smaller one.")
         offset = _whole(offset, "offset")
@@ -116,11 +131,20 @@ class Request:
         if not 0.0 < truncation <= 1.0:  # also catches NaN
             raise RequestError(f"truncation must be in (0, 1], not {truncation}.")
         ids = tuple(numbers[label] if class_names else 0 for label, _ in pairs)
-        return cls(pairs, ids, seed, offset, truncation, class_names)
+        wish = check_offered(quality, offered or {})
+        if candidates is not None and _whole(candidates, "candidates") < 1:
+            raise RequestError("candidates must be at least 1.")
+        return cls(pairs, ids, seed, offset, truncation, class_names, wish, candidates, (offset,) * len(pairs))
 
     @property
     def total(self) -> int:
         return sum(n for _, n in self.counts)
+
+    def bound(self, n: int) -> int:
+        """How many images of a label are made, at most, for n of the answer."""
+        if not self.quality:
+            return n
+        return min(most_candidates(n), self.candidates or MAX_SEED, MAX_SEED - self.offset)
 
     def addresses(self, start: int = 0, stop: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
         """Labels int64 [n] and indices uint64 [n] of positions start … stop of the answer (all of it by default)."""
@@ -128,15 +152,20 @@ class Request:
         labels = np.empty(max(stop - start, 0), dtype=np.int64)
         indices = np.empty_like(labels, dtype=np.uint64)
         position = 0
-        for (_, n), label_id in zip(self.counts, self.label_ids, strict=True):
+        for (_, n), label_id, begin in zip(self.counts, self.label_ids, self.firsts, strict=True):
             low, high = max(start, position), min(stop, position + n)
             if low < high:
                 span = slice(low - start, high - start)
                 labels[span] = label_id
-                first = self.offset + low - position
+                first = begin + low - position
                 indices[span] = np.uint64(first) + np.arange(high - low, dtype=np.uint64)
             position += n
         return labels, indices
+
+
+def pick_seed() -> int:
+    """A seed for somebody who names none, below 2^53."""
+    return secrets.randbelow(_PICKED_SEED_LIMIT)
 
 
 def _check_counts(
@@ -187,6 +216,8 @@ class Samples:
         reproducibility: "exact" or "tolerance", see `BundleInfo`.
         truncation: that of the request.
         requested: label → count asked for ("" for an unconditional bundle).
+        rejected: under a quality, label → how many images were rejected for each of `augmint.quality.REASONS`: those
+            between the images kept, up to the last one, or up to the bound where fewer than requested are delivered.
     """
 
     images: NDArray[np.uint8]
@@ -198,6 +229,7 @@ class Samples:
     reproducibility: Reproducibility
     truncation: float = 1.0
     requested: Mapping[str, int] = field(default_factory=dict)
+    rejected: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -222,14 +254,44 @@ class Samples:
             else {label: names.count(label) for label in dict.fromkeys(names)}
         )
 
+    @property
+    def generated(self) -> dict[str, int]:
+        """label → images that were made and looked at: those delivered and those rejected.
+
+        The label's next images begin at offset + generated, under whatever quality.
+        """
+        return {label: n + sum(self.rejected.get(label, ())) for label, n in self.delivered.items()}
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """label → images that were requested and not delivered; empty if all were."""
+        delivered = self.delivered
+        return {label: n - delivered[label] for label, n in self.requested.items() if delivered[label] < n}
+
+    def raise_for_shortfall(self) -> None:
+        """Raises ShortfallError if fewer images were delivered than requested."""
+        if missing := self.missing:
+            wanted = sum(self.requested.values())
+            short = ", ".join(f"{n} of {label!r}" if label else str(n) for label, n in list(missing.items())[:10])
+            raise ShortfallError(
+                f"{len(self):,} of {wanted:,} images were good enough, {short} are missing: ask for a lower quality, "
+                "or for more with a higher offset.",
+                requested=wanted,
+                delivered=len(self),
+            )
+
     @classmethod
     def concatenate(cls, parts: list[Samples]) -> Samples:
         """Join chunks of one stream, in order; `parts` must not be empty."""
         first = parts[0]
         requested: dict[str, int] = {}
+        rejected: dict[str, tuple[int, ...]] = {}
         for part in parts:
             for label, n in part.requested.items():
                 requested[label] = requested.get(label, 0) + n
+            for label, counts in part.rejected.items():
+                before = rejected.get(label, (0,) * len(REASONS))
+                rejected[label] = tuple(a + b for a, b in zip(before, counts, strict=True))
         return cls(
             images=np.concatenate([p.images for p in parts]),
             labels=np.concatenate([p.labels for p in parts]),
@@ -240,6 +302,7 @@ class Samples:
             reproducibility=first.reproducibility,
             truncation=first.truncation,
             requested=requested,
+            rejected=rejected,
         )
 
 
@@ -251,8 +314,19 @@ class Source(Protocol):
         """What this source can make."""
         ...
 
-    def generate(self, counts: Counts, *, seed: int | None = None, offset: int = 0, truncation: float = 1.0) -> Samples:
-        """All images of a request at once. See `Request.make` for the arguments and errors."""
+    def generate(
+        self,
+        counts: Counts,
+        *,
+        seed: int | None = None,
+        offset: int = 0,
+        truncation: float = 1.0,
+        quality: str | Quality = "none",
+    ) -> Samples:
+        """All images of a request at once. See `Request.make` for the arguments and errors.
+
+        Under a quality there may be fewer, which `Samples.missing` says.
+        """
         ...
 
     def stream(
@@ -262,6 +336,7 @@ class Source(Protocol):
         seed: int | None = None,
         offset: int = 0,
         truncation: float = 1.0,
+        quality: str | Quality = "none",
         chunk: int = 256,
     ) -> Iterator[Samples]:
         """The same images in the same order, at most `chunk` at a time."""

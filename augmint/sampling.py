@@ -13,7 +13,7 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -24,7 +24,8 @@ from augmint.archive import pack
 from augmint.data.writing import folder_names, new_folder
 from augmint.errors import DataError, ServiceError, ShortfallError
 from augmint.images import synthetic_png, synthetic_sheet_png
-from augmint.samples import BundleInfo, Counts, Reproducibility, Samples, Source
+from augmint.quality import REASONS, Quality, check_offered
+from augmint.samples import BundleInfo, Counts, Reproducibility, Samples, Source, pick_seed
 from augmint.sheets import contact_sheet
 
 __all__ = [
@@ -53,8 +54,9 @@ COLUMNS: Final = ("file_name", "label", "synthetic", "seed", "index", "truncatio
 class Written:
     """What was written.
 
-    `requested` and `delivered` are images by label ("" for an unconditional bundle); `seed`, `bundle` (its digest),
-    `reproducibility`, `offset` and `truncation` are the rest of the images' addresses.
+    `requested` and `delivered` are images by label ("" for an unconditional bundle), and under a `quality` `rejected`
+    says how many were made besides, by label and reason; `seed`, `bundle` (its digest), `reproducibility`, `offset` and
+    `truncation` are the rest of the images' addresses.
     """
 
     out: str
@@ -67,13 +69,22 @@ class Written:
     bundle: str
     bundle_name: str
     reproducibility: Reproducibility
+    quality: str = "none"
+    rejected: dict[str, dict[str, int]] = field(default_factory=dict)
     problem: str = ""
+
+    @property
+    def generated(self) -> dict[str, int]:
+        """label → images that were made, those rejected included."""
+        return {label: n + sum(self.rejected.get(label, {}).values()) for label, n in self.delivered.items()}
 
     def raise_for_shortfall(self) -> None:
         """Raises ShortfallError if fewer images were delivered than requested."""
         wanted, got = sum(self.requested.values()), sum(self.delivered.values())
         if got < wanted:
             because = f" ({self.problem.rstrip('.')})" if self.problem else ""
+            if self.rejected and not because:
+                because = f" (of {sum(self.generated.values()):,} made, the others were not {self.quality})"
             raise ShortfallError(
                 f"{got:,} of {wanted:,} images were delivered{because}: they are in {self.out}; ask for the rest with "
                 f"seed {self.seed} and a higher offset.",
@@ -115,6 +126,7 @@ def write_samples(
     seed: int | None = None,
     offset: int = 0,
     truncation: float = 1.0,
+    quality: str | Quality = "none",
     progress: Progress | None = None,
 ) -> Written:
     """Generate and write, whole or not at all; fewer images than asked for are written all the same.
@@ -125,7 +137,7 @@ def write_samples(
         out: a new or empty folder: a folder per class of PNGs with their addresses and the IPTC mark, and metadata.csv;
             a new .npz (see `augmint.archive`); a new .png: a sheet of the images, or the image itself if it is one;
             "-": the npz on stdout.
-        seed, offset, truncation: see `Source.generate`.
+        seed, offset, truncation, quality: see `Source.generate`.
         progress: called with (images so far, images asked for).
 
     Raises:
@@ -135,7 +147,9 @@ def write_samples(
     """
     form = form_of(out)
     check_out(out, form)
-    delivery = _Delivery(source, counts, seed=seed, offset=offset, truncation=truncation, progress=progress)
+    delivery = _Delivery(
+        source, counts, seed=seed, offset=offset, truncation=truncation, quality=quality, progress=progress
+    )
     if form == "folder":
         _write_folder(delivery, Path(out))
     else:
@@ -161,16 +175,23 @@ class _Delivery:
         seed: int | None,
         offset: int,
         truncation: float,
+        quality: str | Quality,
         progress: Progress | None,
     ) -> None:
         self.info: BundleInfo = source.info()
         self.requested = {"": counts} if isinstance(counts, int) else dict(counts)
         self.delivered = dict.fromkeys(self.requested, 0)
+        self.rejected: dict[str, dict[str, int]] = {}
         self.offset, self.truncation, self.problem = offset, truncation, ""
+        # Here, because an answer without any images would not say which seed was picked.
+        self.seed = pick_seed() if seed is None else seed
+        self.quality = check_offered(quality, self.info.quality)
         self.first: Samples | None = None
         self._progress = progress
         # Now, so that a wrong request is refused before anything is made.
-        self._stream = source.stream(counts, seed=seed, offset=offset, truncation=truncation, chunk=_CHUNK)
+        self._stream = source.stream(
+            counts, seed=self.seed, offset=offset, truncation=truncation, quality=self.quality, chunk=_CHUNK
+        )
 
     def __iter__(self) -> Iterator[Samples]:
         total = sum(self.requested.values())
@@ -179,6 +200,10 @@ class _Delivery:
                 self.first = self.first or part
                 for label, n in part.delivered.items():
                     self.delivered[label] += n
+                for label, counts in part.rejected.items():
+                    so_far = self.rejected.setdefault(label, dict.fromkeys(REASONS, 0))
+                    for reason, n in zip(REASONS, counts, strict=True):
+                        so_far[reason] += n
                 yield part
                 if self._progress is not None:
                     self._progress(sum(self.delivered.values()), total)
@@ -194,12 +219,14 @@ class _Delivery:
             form=form,
             requested=self.requested,
             delivered=self.delivered,
-            seed=int(self.first.seeds[0]),
+            seed=self.seed,
             offset=self.offset,
             truncation=self.truncation,
             bundle=self.first.bundle,
             bundle_name=self.info.name,
             reproducibility=self.first.reproducibility,
+            quality=str(self.quality),
+            rejected=self.rejected,
             problem=self.problem,
         )
 
@@ -245,10 +272,12 @@ def marked_png(samples: Samples, i: int) -> bytes:
 
 
 def _npz(samples: Samples) -> bytes:
-    return pack(samples.images, samples.labels, samples.class_names, samples.seeds, samples.indices, compress=True)
+    return pack(samples, compress=True)
 
 
 def _png(samples: Samples) -> bytes:
+    if not len(samples):
+        raise ShortfallError("No image was good enough, so there is nothing to draw: ask for a lower quality.")
     if len(samples) == 1:
         return marked_png(samples, 0)
     # Only the classes that are in it; `contact_sheet` would keep a row for each.

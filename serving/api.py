@@ -47,7 +47,9 @@ from augmint.errors import (
     UnavailableError,
     UnknownBundleError,
 )
+from augmint.quality import REASONS
 from augmint.samples import Request, Samples
+from augmint.selection import Selection
 from serving import accept, page, problems
 from serving.accesslog import AccessLog
 from serving.bundles import Served, open_bundles, threads_for
@@ -73,6 +75,8 @@ JSON: Final = b"application/json"
 _INLINE_BYTES: Final = 32_768
 # An answer that takes longer than this has its client watched, to stop when it goes.
 _WATCH_AFTER_S: Final = 0.02
+# Of a request under a quality, made and judged at once: bounds the memory for those that are not kept.
+_CANDIDATES: Final = 1024
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._~:+/=@-]{1,128}")
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -140,6 +144,7 @@ class Api:
         self._ready = False
         self._draining = False
         self._waking = False
+        self._selecting = 0  # requests under a quality on their way
         self._engine: Engine | None = None
         self._metrics = metrics
         self._access = AccessLog()
@@ -250,6 +255,10 @@ class Api:
         self.begin_draining()
         if self._engine is not None:
             loop = asyncio.get_running_loop()
+            # Between two rounds of a request under a quality the engine has nothing of it.
+            end = time.monotonic() + self.settings.timeout_s
+            while self._selecting and time.monotonic() < end:
+                await asyncio.sleep(0.01)
             await loop.run_in_executor(None, self._engine.drain, self.settings.timeout_s)
             await loop.run_in_executor(None, self._engine.close)
         if self._encoders is not None:
@@ -353,6 +362,9 @@ class Api:
             seed=wish.seed_number,
             offset=int(wish.offset),
             truncation=wish.truncation,
+            quality=wish.quality,
+            offered=served.info.quality,
+            candidates=wish.candidates,
         )
         if request.total > settings.max_images:
             raise TooLargeError(
@@ -379,21 +391,67 @@ class Api:
                 return Answer(304, b"", b"", headers)
         self._rate.take(exchange.client, request.total)
 
-        images = await self._images(engine, served, request, exchange)
-        if form in ("npy", "npz") and images.nbytes <= _INLINE_BYTES:
-            body, digest = _encode(served, request, images, form)
+        made: NDArray[np.uint8] | Samples
+        if request.quality:
+            made = await self._select(engine, served, request, exchange)
+            headers += self._account(served, request, made)
+            if form == "png" and not len(made):
+                raise RequestError(
+                    f"none of the {sum(made.generated.values())} images that were made was {request.quality}: "
+                    "ask for a lower quality, or with a higher offset.",
+                    code="request.quality",
+                )
+            size = made.images.nbytes
+        else:
+            made = await self._images(engine, served, request, exchange)
+            size = made.nbytes
+        if form in ("npy", "npz") and size <= _INLINE_BYTES:
+            body, digest = _encode(served, request, made, form)
         else:
             loop = asyncio.get_running_loop()
-            body, digest = await loop.run_in_executor(self._encoders, _encode, served, request, images, form)
-        headers += [(b"augmint-delivered", str(len(images)).encode()), (b"repr-digest", digest)]
-        return Answer(200, FORMATS[form].name.encode(), body, headers, images=len(images))
+            body, digest = await loop.run_in_executor(self._encoders, _encode, served, request, made, form)
+        headers += [(b"augmint-delivered", str(len(made)).encode()), (b"repr-digest", digest)]
+        return Answer(200, FORMATS[form].name.encode(), body, headers, images=len(made))
 
-    async def _images(self, engine: Engine, served: Served, request: Request, exchange: Exchange) -> NDArray[np.uint8]:
+    async def _select(self, engine: Engine, served: Served, request: Request, exchange: Exchange) -> Samples:
+        """Have candidates made and judged until there are enough, in rounds that others' requests mix with."""
+        loop = asyncio.get_running_loop()
+        selection = Selection(request)
+        most = min(_CANDIDATES, self.settings.queue_images)
+        self._selecting += 1
+        try:
+            while (candidates := selection.next(most)) is not None:
+                images = await self._images(engine, served, candidates, exchange, admitted=selection.examined > 0)
+                labels, _ = candidates.addresses()
+                reasons = await loop.run_in_executor(self._encoders, served.judge, images, labels, request.quality)
+                selection.add(candidates, images, reasons)
+        finally:
+            self._selecting -= 1
+            self._rate.charge(exchange.client, max(selection.examined - request.total, 0))
+        return selection.samples(served.info)
+
+    def _account(self, served: Served, request: Request, samples: Samples) -> Headers:
+        totals = dict.fromkeys(REASONS, 0)
+        for counts in samples.rejected.values():
+            for reason, n in zip(REASONS, counts, strict=True):
+                totals[reason] += n
+        if self._metrics is not None:
+            for reason, n in totals.items():
+                self._metrics.unfit(served.info.name, reason, n)
+        return [
+            (b"augmint-quality", str(request.quality).encode()),
+            (b"augmint-generated", str(sum(samples.generated.values())).encode()),
+            (b"augmint-rejected", ", ".join(f"{reason}={n}" for reason, n in totals.items()).encode()),
+        ]
+
+    async def _images(
+        self, engine: Engine, served: Served, request: Request, exchange: Exchange, *, admitted: bool = False
+    ) -> NDArray[np.uint8]:
         """Wait for the engine, and tell it when the client goes or the time is up."""
         loop = asyncio.get_running_loop()
         deadline = exchange.begun + self.settings.timeout_s
         future: asyncio.Future[None] = loop.create_future()
-        ticket = engine.submit(served.lane, request, deadline=deadline, context=future, wake=False)
+        ticket = engine.submit(served.lane, request, deadline=deadline, context=future, wake=False, admitted=admitted)
         if not self._waking:
             # One turn of the loop later: by then every request that arrived with this one is in the queue too.
             self._waking = True
@@ -597,14 +655,17 @@ async def _watch(receive: Receive, engine: Engine, ticket: Ticket, deadline: flo
         engine.cancel(ticket, _Gone("the client went away.", code="service.cancelled"))
 
 
-def _encode(served: Served, request: Request, images: NDArray[np.uint8], form: Format) -> tuple[bytes, bytes]:
+def _encode(served: Served, request: Request, made: NDArray[np.uint8] | Samples, form: Format) -> tuple[bytes, bytes]:
     """The body and its Repr-Digest (RFC 9530)."""
+    if isinstance(made, Samples):
+        body = encode(made, form)
+        return body, _digest(body)
     if form == "npy":  # needs no addresses, and is what the fastest clients ask for
-        body = encode_npy(images)
+        body = encode_npy(made)
         return body, _digest(body)
     labels, indices = request.addresses()
     samples = Samples(
-        images=images,
+        images=made,
         labels=labels,
         seeds=np.full(request.total, request.seed, dtype=np.uint64),
         indices=indices,
@@ -631,6 +692,7 @@ def _tag(served: Served, request: Request, form: Format) -> bytes:
         request.seed,
         request.offset,
         request.truncation,
+        (str(request.quality), request.candidates, served.judging) if request.quality else "",
         form,
         CODEC_VERSION,
         _VERSIONS,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,7 @@ from augmint.bundle import BundleFiles, read_bundle
 from augmint.errors import UsageError
 from augmint.generator import Generator
 from augmint.latents import latents
+from augmint.quality import Quality
 from augmint.runtime import usable_cores
 from augmint.samples import BundleInfo
 from serving.engine import Lane, Render, power_buckets
@@ -45,12 +46,16 @@ class Served:
         lane: its place in the engine.
         arithmetic: sha256 over ONNX Runtime's version and the golden samples as this machine makes them: machines that
             agree on it agree on every image, as far as can be told, so it stands in each ETag.
+        judge: (images, labels, quality) -> why each is rejected; see `augmint.judge.Judge`.
+        judging: the same as `arithmetic` for verdicts, "" where nothing can be judged.
     """
 
     info: BundleInfo
     files: BundleFiles
     lane: Lane
     arithmetic: str
+    judge: Callable[[NDArray[np.uint8], NDArray[np.int64], Quality], NDArray[np.uint8]]
+    judging: str
 
 
 def check_bundles(places: Sequence[Path]) -> list[BundleFiles]:
@@ -125,8 +130,9 @@ def _open(path: Path, device: str, settings: Settings) -> Served:
             _render_some(render, size)
     golden = generator.manifest.golden
     names = info.class_names or ("",)
+    labels = np.array([names.index(row.label) for row in golden], dtype=np.int64)
     images = render(
-        np.array([names.index(row.label) for row in golden], dtype=np.int64),
+        labels,
         np.array([row.seed for row in golden], dtype=np.uint64),
         np.array([row.index for row in golden], dtype=np.uint64),
         np.array([row.truncation for row in golden], dtype=np.float64),
@@ -135,7 +141,11 @@ def _open(path: Path, device: str, settings: Settings) -> Served:
 
     arithmetic = hashlib.sha256(onnxruntime.__version__.encode() + images.tobytes()).hexdigest()
     lane = Lane(info.name, render, info.image_shape, batch=batch, buckets=buckets)
-    return Served(info, generator.files, lane, arithmetic)
+    # Opened now, so that a bundle with a bad classifier is refused before anybody asks for it.
+    judging = ""
+    if any(why == "" for why in info.quality.values()):
+        judging = generator.the_judge().fingerprint(images, labels)
+    return Served(info, generator.files, lane, arithmetic, generator.judge, judging)
 
 
 def _renderer(generator: Generator) -> Render:

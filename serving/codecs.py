@@ -27,7 +27,7 @@ __all__ = ["CODEC_VERSION", "FORMATS", "Format", "MediaType", "encode", "encode_
 Format = Literal["npz", "npy", "zip", "png"]
 
 # Part of every ETag: to be raised whenever the bytes of any format change.
-CODEC_VERSION: Final = 2
+CODEC_VERSION: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,9 @@ FORMATS: Final[dict[Format, MediaType]] = {
     "npz": MediaType(
         "application/x-npz",
         "npz, uncompressed: images uint8 [N, H, W, C], labels int64 [N] (index into class_names), class_names unicode "
-        "[K], seeds uint64 [N], indices uint64 [N]",
+        "[K], seeds uint64 [N], indices uint64 [N]; under a quality also account int64 [L, 6]: for each label asked "
+        "for its index in class_names, then how many images were requested, generated, and rejected for their label, "
+        "for their realism, and as copies",
     ),
     "npy": MediaType("application/x-npy", "npy: the images alone, uint8 [N, H, W, C]"),
     "zip": MediaType(
@@ -63,7 +65,7 @@ def encode(samples: Samples, form: Format) -> bytes:
     """
     match form:
         case "npz":
-            return pack(samples.images, samples.labels, samples.class_names, samples.seeds, samples.indices)
+            return pack(samples)
         case "npy":
             return encode_npy(samples.images)
         case "zip":

@@ -196,7 +196,7 @@ class Ticket:
             asked = request.counts[self._run][1]
             n = min(asked - self._offset_in_run, most)
             if n:
-                runs.append((request.label_ids[self._run], request.offset + self._offset_in_run, n))
+                runs.append((request.label_ids[self._run], request.firsts[self._run] + self._offset_in_run, n))
             self._offset_in_run += n
             self._taken += n
             most -= n
@@ -280,6 +280,7 @@ class Engine:
         deadline: float | None = None,
         context: object = None,
         wake: bool = True,
+        admitted: bool = False,
     ) -> Ticket:
         """Admit a request, or say at once why not.
 
@@ -290,6 +291,8 @@ class Engine:
             context: for the caller's own use, as `ticket.context`.
             wake: False leaves it to the caller to call `wake` soon: a caller that has several requests at hand thus
                 gets them into one batch, where the first would otherwise be taken alone.
+            admitted: this is more of a request that was admitted before: it is neither refused for a full queue nor
+                while draining.
 
         Raises:
             UnavailableError: the queue is full ("service.queue-full") or the engine is draining ("service.draining");
@@ -302,9 +305,9 @@ class Engine:
             raise _too_late()
         ticket = Ticket(lane, request, deadline, context)
         with self._lock:
-            if self._draining:
+            if self._closed or (self._draining and not admitted):
                 refusal, reason = _draining(), "draining"
-            elif self._pending + total > self.queue_images:
+            elif self._pending + total > self.queue_images and not admitted:
                 wait = self._wait_estimate(lane)
                 refusal, reason = _queue_full(self._pending, self.queue_images, wait), "queue-full"
             else:

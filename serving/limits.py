@@ -49,3 +49,9 @@ class RateLimit:
                 code="service.rate",
                 retry_after=(images - left) / self._rate,
             )
+
+    def charge(self, client: str, images: int) -> None:
+        """Count images that a request needed besides those it asked for; what is owed is paid before the next one."""
+        if self._rate and client in self._clients:
+            left, since = self._clients[client]
+            self._clients[client] = (left - images, since)

@@ -46,6 +46,12 @@ class Metrics:
         self._refused_images = counter(
             "rejected_images", "Images of requests refused or given up.", ["reason"], **common
         )
+        self._unfit = counter(
+            "unfit_images",
+            "Images made and not delivered because of the quality asked for.",
+            ["bundle", "reason"],
+            **common,
+        )
         self._answers = counter("http_answers", "Answers.", ["route", "status"], **common)
         self._latency = histogram(
             "http_answer_seconds",
@@ -85,6 +91,9 @@ class Metrics:
     def answered(self, route: str, status: int, seconds: float) -> None:
         self._child(self._answers, route, str(status)).inc()
         self._child(self._latency, route).observe(seconds)
+
+    def unfit(self, bundle: str, reason: str, images: int) -> None:
+        self._child(self._unfit, bundle, reason).inc(images)
 
     def serves(self, info: BundleInfo) -> None:
         self._bundle_info.labels(info.name, info.digest, info.family, info.device, info.reproducibility).set(1)

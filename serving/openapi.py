@@ -46,6 +46,9 @@ _ACCEPT: Final = {
 _HEADERS: Final[dict[str, tuple[str, str]]] = {
     "Augmint-Requested": ("integer", "images asked for"),
     "Augmint-Delivered": ("integer", "images in this answer"),
+    "Augmint-Quality": ("string", "which images were kept; only where not all were"),
+    "Augmint-Generated": ("integer", "images made, those rejected included; only under a quality"),
+    "Augmint-Rejected": ("string", "label=N, realism=N, copy=N: images rejected, by reason; only under a quality"),
     "Augmint-Bundle": ("string", "the bundle's digest"),
     "Augmint-Seed": ("string", "the seed, also where the service chose it"),
     "Augmint-Reproducibility": ("string", "exact or tolerance"),
@@ -180,7 +183,15 @@ def _generate() -> dict[str, Any]:
         "responses": {
             "200": {
                 "description": "The images, in the order of the labels asked for, indices rising within each.",
-                "headers": _headers(*about, "Augmint-Delivered", "Repr-Digest", "ETag"),
+                "headers": _headers(
+                    *about,
+                    "Augmint-Delivered",
+                    "Augmint-Quality",
+                    "Augmint-Generated",
+                    "Augmint-Rejected",
+                    "Repr-Digest",
+                    "ETag",
+                ),
                 "content": content,
             },
             "304": {"description": "The client has it already.", "headers": _headers(*about, "ETag")},
@@ -192,6 +203,7 @@ def _generate() -> dict[str, Any]:
                 "body-too-large",
                 "unsupported-media",
                 "unknown-label",
+                "quality",
                 "invalid",
                 "rate",
                 "internal",

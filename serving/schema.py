@@ -47,6 +47,19 @@ class GenerateBody(_Strict):
     truncation: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="share of the latent's central mass to draw from: less is more typical and less varied"
     )
+    quality: Annotated[str, Field(max_length=256)] = Field(
+        "none",
+        description="which images to keep: none (all of them), or labels (the bundle's classifier agrees), labels:P "
+        "(with at least that probability), copies (no near copies of training images) and realism:SHARE (without that "
+        "share of each label, the least realistic), joined by commas; a bundle's `quality` says which it can judge. "
+        "Up to 20 times as many images and 64 are made of each label to find enough; then there are fewer",
+        examples=["labels,realism:0.2"],
+    )
+    candidates: Annotated[int, Field(ge=1, lt=2**53)] | None = Field(
+        None,
+        description="under a quality, most images to make of each label, if fewer than that: for a piece of a larger "
+        "request, of which some were made already",
+    )
     format: Format | None = Field(None, description="goes before Accept; npz if neither says")
 
     @property
@@ -68,6 +81,7 @@ class BundleModel(BaseModel):
     )
     tolerance: int = Field(description="largest difference in grey levels to be expected elsewhere")
     device: str
+    quality: dict[str, str] = Field(description="part of a quality: empty where it can be judged, else why not")
 
     @classmethod
     def of(cls, info: BundleInfo) -> dict[str, Any]:
@@ -81,6 +95,7 @@ class BundleModel(BaseModel):
             "reproducibility": info.reproducibility,
             "tolerance": info.tolerance,
             "device": info.device,
+            "quality": dict(info.quality),
         }
 
 
@@ -188,5 +203,7 @@ _EXPECTED = {
     "seed": "a whole number from 0 to 2^64 - 1, or such a number as a decimal string",
     "offset": "a whole number, 0 or more, below 2^64",
     "truncation": "a number above 0, at most 1",
+    "quality": 'text, such as "labels,realism:0.2"',
+    "candidates": "a whole number, 1 or more",
     "format": "npz, npy, zip or png",
 }

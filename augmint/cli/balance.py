@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from augmint.cli.options import BundleName, Device, Json, Offset, Seed, Token, Truncation
+from augmint.cli.options import BundleName, Device, Json, Offset, Quality, Seed, Token, Truncation
 from augmint.errors import UsageError
 
 __all__ = ["balance"]
@@ -31,6 +31,7 @@ def balance(
     seed: Seed = None,
     offset: Offset = 0,
     truncation: Truncation = 1.0,
+    quality: Quality = "none",
     format: Annotated[
         Literal["folder", "npz"] | None,
         typer.Option(help="A folder per class with metadata.csv, or one npz; by default as --out ends."),
@@ -92,6 +93,7 @@ def balance(
             seed=seed,
             offset=offset,
             truncation=truncation,
+            quality=quality,
             resize=resize,
             allow_shortfall=True,
             progress=progress,
@@ -112,13 +114,22 @@ def balance(
                 "seed": result.seed,
                 "offset": offset,
                 "truncation": truncation,
+                "quality": result.quality,
+                "rejected": {label: dict(counts) for label, counts in result.rejected.items()},
                 "bundle": result.bundle or None,
                 "notes": list(result.notes),
             }
         )
     else:
-        table = [(row.label, row.real, row.generate, delivered[row.label], row.target) for row in result.plan]
-        print_table(("label", "real", "generate", "delivered", "target"), table)
+        header: tuple[str, ...] = ("label", "real", "generate", "delivered", "target")
+        table: list[tuple[object, ...]] = [
+            (row.label, row.real, row.generate, delivered[row.label], row.target) for row in result.plan
+        ]
+        if result.quality != "none":
+            header = (*header, "rejected")
+            rejected = [sum(result.rejected.get(row.label, {}).values()) for row in result.plan]
+            table = [(*row, n) for row, n in zip(table, rejected, strict=True)]
+        print_table(header, table)
         print(f"\nout     {out}")
         if result.seed is not None:
             print(f"seed    {result.seed}")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["BundleName", "Device", "Json", "Offset", "Seed", "Token", "Truncation"]
+__all__ = ["BundleName", "Device", "Json", "Offset", "Quality", "Seed", "Token", "Truncation"]
 
 Seed = Annotated[
     int | None,
@@ -16,6 +16,15 @@ Offset = Annotated[
     int, typer.Option(help="Index of the first image of each label: 200 for 200 more.", min=0, metavar="N")
 ]
 Truncation = Annotated[float, typer.Option(help="In (0, 1]: less is more typical and less varied.", metavar="SHARE")]
+Quality = Annotated[
+    str,
+    typer.Option(
+        help="Which images to keep: none (all of them), or labels (a classifier agrees), labels:P (with at least that "
+        "probability), copies (no near copies of training images) and realism:SHARE (without that share of each "
+        "label, the least realistic), joined by commas. Up to 20 times as many and 64 are made to find enough.",
+        metavar="QUALITY",
+    ),
+]
 BundleName = Annotated[str | None, typer.Option(help="Which bundle, where the service has several.", metavar="NAME")]
 Device = Annotated[str, typer.Option(envvar="AUGMINT_DEVICE", help="auto, cpu, cuda or cuda:N.", metavar="DEVICE")]
 Token = Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from augmint.cli.options import BundleName, Device, Json, Offset, Seed, Token, Truncation
+from augmint.cli.options import BundleName, Device, Json, Offset, Quality, Seed, Token, Truncation
 from augmint.errors import UsageError
 
 __all__ = ["sample"]
@@ -29,6 +29,7 @@ def sample(
     seed: Seed = None,
     offset: Offset = 0,
     truncation: Truncation = 1.0,
+    quality: Quality = "none",
     bundle: BundleName = None,
     device: Device = "auto",
     token: Token = None,
@@ -54,15 +55,21 @@ def sample(
             seed=seed,
             offset=offset,
             truncation=truncation,
+            quality=quality,
             progress=progress,
         )
     if json:
-        print_json(asdict(written))
+        print_json(asdict(written) | {"generated": written.generated})
     elif form_of(out) == "stdout":
         talk(f"seed {written.seed}, bundle {written.bundle}")
     else:
         rows = [(label or "(all)", n, written.delivered[label]) for label, n in written.requested.items()]
-        print_table(("label", "requested", "delivered"), rows)
+        if not written.rejected:
+            print_table(("label", "requested", "delivered"), rows)
+        else:
+            made = [(written.generated[label], *reasons.values()) for label, reasons in written.rejected.items()]
+            header = ("label", "requested", "generated", "wrong label", "unrealistic", "copies", "delivered")
+            print_table(header, [(*row[:2], *counts, row[2]) for row, counts in zip(rows, made, strict=True)])
         print(f"\nout              {written.out}")
         print(f"seed             {written.seed}")
         print(f"bundle           {written.bundle} ({written.bundle_name})")

@@ -361,7 +361,7 @@ manifest_case("no golden samples", "schema", "golden", value=[])
 manifest_case("a thousand golden samples", "schema", "golden", value=[{}] * 1000)
 manifest_case(
     "one golden sample too few",
-    "golden-file",
+    "npy-file",
     "golden",
     value=[{"label": "cat", "seed": 11, "index": 0, "truncation": 1.0}],
 )
@@ -700,7 +700,7 @@ def _(model: onnx.ModelProto) -> None:
 # ------------------------------------------------------------------------------------------- golden and critic
 
 
-def golden_case(name: str, data: Callable[[np.ndarray[Any, Any]], bytes], code: str = "golden-file") -> None:
+def golden_case(name: str, data: Callable[[np.ndarray[Any, Any]], bytes], code: str = "npy-file") -> None:
     def make(path: Path) -> None:
         seal(path, GOLDEN, data(np.load(path / GOLDEN)))
 

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import httpx2
@@ -18,6 +18,7 @@ import httpx2
 from augmint.archive import pack
 from augmint.errors import RequestError, UnknownLabelError
 from augmint.generator import Generator
+from augmint.samples import Request
 
 Fault = httpx2.Response | Exception | Callable[[httpx2.Response], httpx2.Response] | None
 
@@ -77,9 +78,18 @@ class FakeService:
         if total > self.limit:
             return problem(413, "too-many-images", "Too many.")
         try:
-            samples = self.generators[name].generate(
-                counts, seed=int(document["seed"]), offset=int(document["offset"]), truncation=document["truncation"]
+            generator = self.generators[name]
+            request = Request.make(
+                counts,
+                generator.class_names,
+                seed=int(document["seed"]),
+                offset=int(document["offset"]),
+                truncation=document["truncation"],
+                quality=document.get("quality", "none"),
+                offered=generator.info().quality,
+                candidates=document.get("candidates"),
             )
+            samples = generator._select(request) if request.quality else generator._answer(request, 0, request.total)
         except UnknownLabelError as error:
             return problem(422, "unknown-label", str(error), labels=list(error.labels))
         except RequestError as error:
@@ -87,20 +97,15 @@ class FakeService:
         return self.answer(samples, total, keep)
 
     def answer(self, samples: Any, total: int, keep: slice = slice(None), **changed: Any) -> httpx2.Response:
-        arrays = {
-            "images": samples.images[keep],
-            "labels": samples.labels[keep],
-            "class_names": samples.class_names,
-            "seeds": samples.seeds[keep],
-            "indices": samples.indices[keep],
-        } | changed
-        body = pack(**arrays)
+        fields = ("images", "labels", "seeds", "indices")
+        samples = replace(samples, **({name: getattr(samples, name)[keep] for name in fields} | changed))
+        body = pack(samples)
         headers = {
             "Content-Type": "application/x-npz",
             "Augmint-Requested": str(total),
-            "Augmint-Delivered": str(len(arrays["images"])),
+            "Augmint-Delivered": str(len(samples)),
             "Augmint-Bundle": samples.bundle,
-            "Augmint-Seed": str(samples.seeds[0]),
+            "Augmint-Seed": "0",
             "Augmint-Reproducibility": samples.reproducibility,
             "Repr-Digest": sha256(body),
         }

@@ -38,8 +38,9 @@ from augmint.errors import (
     UsageError,
 )
 from augmint.generator import Generator
-from augmint.protocol import Pause, Protocol, Reply, map_exception, next_piece
+from augmint.protocol import Pause, Protocol, Reply, map_exception
 from augmint.samples import Request, Samples, Source
+from augmint.selection import Walk
 from tests.augmint.fakeservice import FakeService, Fault, problem, sha256
 from tests.tinybundle import write_tiny_bundle
 
@@ -96,11 +97,24 @@ def connect(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return lambda service, **settings: request.param(URL, transport=service.transport, **settings)
 
 
+def samples_of(images: Any, names: tuple[str, ...], labels: Any, indices: Any) -> Samples:
+    return Samples(images, labels, np.zeros(len(images), np.uint64), indices, names, "0" * 64, "exact")
+
+
 def same(found: Samples, expected: Samples) -> None:
     for name in FIELDS:
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
         assert getattr(found, name).dtype == getattr(expected, name).dtype
-    for name in ("class_names", "bundle", "reproducibility", "truncation", "requested", "delivered", "label_names"):
+    for name in (
+        "class_names",
+        "bundle",
+        "reproducibility",
+        "truncation",
+        "requested",
+        "rejected",
+        "delivered",
+        "label_names",
+    ):
         assert getattr(found, name) == getattr(expected, name)
 
 
@@ -161,11 +175,12 @@ def test_pieces_cover_the_answer_once_in_order(counts: list[int], most: int) -> 
     request = Request.make(dict(zip(names, counts, strict=True)), names, seed=1, offset=5)
     labels: list[int] = []
     indices: list[int] = []
-    while len(labels) < request.total:
-        piece, offset = next_piece(request, len(labels), most)
-        part = Request.make(piece, names, seed=1, offset=offset)
+    walk = Walk(request)
+    while (piece := walk.piece(most)) is not None:
+        part = Request.make(dict(piece.counts), names, seed=1, offset=piece.offset)
         assert 1 <= part.total <= most
         found = part.addresses()
+        walk.advance(piece, samples_of(np.zeros((part.total, 1, 1, 1), np.uint8), names, *found))
         labels += found[0].tolist()
         indices += found[1].tolist()
     expected = request.addresses()
@@ -613,7 +628,8 @@ def test_a_changed_npz_is_read_right_or_refused(at: int, value: int, cut: int) -
     from augmint.archive import unpack
 
     zeros = np.zeros(2, np.uint64)
-    body = bytearray(pack(np.zeros((2, 8, 8, 1), np.uint8), zeros.astype(np.int64), ("cat",), zeros, zeros))
+    two = samples_of(np.zeros((2, 8, 8, 1), np.uint8), ("cat",), zeros.astype(np.int64), zeros)
+    body = bytearray(pack(two))
     body[at % len(body)] = value
     try:
         arrays = unpack(bytes(body[: cut or None]), most=2, image_shape=(8, 8, 1))
