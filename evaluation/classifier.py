@@ -121,6 +121,10 @@ class Classifier:
         """[N] indices of the most likely class."""
         return self.logits(images, batch=batch).argmax(1).astype(np.int64)
 
+    def module(self) -> nn.Module:
+        """For export: float32 [N, C, H, W] in [-1, 1], as a critic takes it -> `logits` and `features` of N images."""
+        return _Module(self)
+
     def state_dict(self) -> dict[str, Any]:
         """Everything, as tensors and plain values that `torch.load(weights_only=True)` accepts."""
         return {
@@ -153,6 +157,23 @@ class Classifier:
     def _normalise(self, images: NDArray[np.uint8]) -> Tensor:
         x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)  # A view: channels last in memory.
         return (x.float() / 255 - self._mean) / self._std
+
+
+class _Module(nn.Module):
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.network = classifier._network
+        self.register_buffer("mean", classifier._mean)
+        self.register_buffer("std", classifier._std)
+        self.feature_scale = classifier._feature_scale
+        self.eval()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.network.embed(((image + 1) / 2 - self.mean) / self.std)
+        return self.network.head(features), features * self.feature_scale
 
 
 def train_classifier(
