@@ -56,6 +56,7 @@ from export.card import FEW, SHEET_SEED, model_card
 from export.evidence import measured, training_data
 from export.gates import Subject
 from export.graph import OPSET, serialise, versions
+from export.judges import make_judges
 from export.networks import Networks, Precision, Which, load, trace
 
 __all__ = ["ExportRequest", "ExportResult", "export_run"]
@@ -85,6 +86,8 @@ class ExportRequest:
         precision: "fp32", or "fp16" for GPUs: half the bytes, no promise of the same bytes at every batch size.
         licence: of the bundle, for the model card, such as "cc-by-4.0".
         evaluate: measure fidelity and diversity against the test split, for the model card (about 10 s).
+        copies: put features of the training images into the bundle, so that near copies of them can be told and left
+            out; with them one can also find out whether an image was among them.
         force: replace a bundle that is there already.
         which: "best" by validation score, or "last".
     """
@@ -95,6 +98,7 @@ class ExportRequest:
     precision: Precision = "fp32"
     licence: str = "unstated"
     evaluate: bool = True
+    copies: bool = True
     force: bool = False
     which: Which = "best"
 
@@ -189,6 +193,19 @@ def export_run(request: ExportRequest, *, say: Say | None = None) -> ExportResul
 
         data, problem = training_data(networks.config, say)
         description = _with_data(description, data)
+        say("training what will judge the images …")
+        judges = make_judges(
+            networks.config,
+            data,
+            problem,
+            critic=content.get(CRITIC),
+            render=_renderer(subject),
+            metadata={METADATA_KEY: _compact({**metadata, "part": "classifier"})},
+            copies=request.copies,
+        )
+        description = description.model_copy(update={"quality": judges.section})
+        content.update(judges.files)
+        clock("judges")
         warnings = list(description.evidence.warnings)
         metrics: tuple[Metric, ...] = ()
         clock("data")

@@ -8,7 +8,8 @@
     half_range        fp16 only: nothing within comes near float16's largest number           fp16-range
     parity            the same grey levels as PyTorch                                         parity
     batch_invariance  the same bytes at every batch size and number of threads                batch-invariance
-    critic_parity     the same realism as PyTorch                                             critic-parity
+    critic_parity     the same realism, or logits, as PyTorch                                 critic-parity
+    alone             the same scores at every batch size                                     judge-invariance
     reproducible      a second export gives the same bytes                                    not-reproducible
 
 The last column is the error's code, after "export.".
@@ -49,6 +50,7 @@ __all__ = [
     "Limits",
     "Subject",
     "alive",
+    "alone",
     "batch_invariance",
     "critic_parity",
     "folded",
@@ -363,42 +365,71 @@ def critic_parity(
     images: NDArray[np.uint8],
     label: NDArray[np.int64] | None,
     *,
+    what: str = "critic",
     tolerance: float = 1e-3,
 ) -> float:
-    """The critic's graph against PyTorch: returns the largest difference, relative to the spread of the realism.
+    """The graph of a critic or classifier against PyTorch: returns the largest difference, relative to the spread.
 
     Args:
         images: uint8 [N, H, W, C], real or made; a critic is only meaningful on images.
-        label: int64 [N], or None when the critic takes none.
+        label: int64 [N], or None when the graph takes none.
+        what: for the error's sentence.
     """
     feeds: dict[str, Any] = {"image": images} if label is None else {"image": images, "label": label}
     try:
         session = open_session(model, device="cpu", threads=1).session
         found = session.run(None, feeds)
-        alone = session.run(None, {key: value[:1] for key, value in feeds.items()})
+        single = session.run(None, {key: value[:1] for key, value in feeds.items()})
     except Exception as error:  # onnxruntime's exceptions share no base
         reason = str(error) if isinstance(error, AugmintError) else str(error).splitlines()[0][:200]
-        raise GateError(f"The exported critic cannot be run ({reason}).", code="export.critic-parity") from error
+        raise GateError(f"The exported {what} cannot be run ({reason}).", code="export.critic-parity") from error
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).double() / 127.5 - 1.0
     with torch.no_grad():
         result = _double(network)(pixels, *([] if label is None else [torch.from_numpy(label)]))
     expected = [part.numpy() for part in ((result,) if isinstance(result, torch.Tensor) else result)]
     worst = 0.0
-    for got, one, want in zip(found, alone, expected, strict=True):
+    for got, one, want in zip(found, single, expected, strict=True):
         if got.shape != want.shape or one.shape != (1, *want.shape[1:]):
             raise GateError(
-                f"The exported critic gives {list(got.shape)} and not {list(want.shape)}.", code="export.critic-parity"
+                f"The exported {what} gives {list(got.shape)} and not {list(want.shape)}.", code="export.critic-parity"
             )
         scale = max(float(np.std(want)), float(np.abs(want).mean()), 1e-6)
         off = max(float(np.abs(got - want).max()), float(np.abs(one - want[:1]).max())) / scale
         # "not <=" also catches NaN
         if not off <= tolerance:
             raise GateError(
-                f"The exported critic is not the trained one: off by {off:.1e} of its outputs' size ({tolerance:.0e} "
+                f"The exported {what} is not the trained one: off by {off:.1e} of its outputs' size ({tolerance:.0e} "
                 "is allowed).",
                 code="export.critic-parity",
             )
         worst = max(worst, off)
+    return worst
+
+
+def alone(model: bytes, feeds: dict[str, Any], *, what: str, batches: Sequence[int] = INVARIANCE_BATCHES) -> float:
+    """Scores of images in batches against those of each image alone: the largest difference, relative to their size.
+
+    What comes near a threshold is judged alone (`augmint.judge`), which mends differences up to 1e-3: a tenth may be.
+    """
+    session = open_session(model, device="cpu", threads=1).session
+    n = len(feeds["image"])
+
+    def scores(size: int) -> list[NDArray[np.float32]]:
+        runs = [
+            session.run(None, {key: value[start : start + size] for key, value in feeds.items()})
+            for start in range(0, n, size)
+        ]
+        return [np.concatenate(parts) for parts in zip(*runs, strict=True)]
+
+    worst, single = 0.0, scores(1)
+    for size in batches:
+        for got, one in zip(scores(size), single, strict=True):
+            worst = max(worst, float(np.abs(got - one).max()) / max(float(np.abs(one).mean()), 1e-6))
+    if not worst <= 1e-4:
+        raise GateError(
+            f"The exported {what}'s scores depend on the batch: off by {worst:.1e} of their size.",
+            code="export.judge-invariance",
+        )
     return worst
 
 

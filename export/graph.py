@@ -1,7 +1,8 @@
-"""From a PyTorch generator or critic to one self-contained ONNX graph.
+"""From a PyTorch generator, critic or classifier to one self-contained ONNX graph.
 
     generator   latent float32 [N, Z] (, label int64 [N])       -> image uint8 [N, H, W, C]
     critic      image uint8 [N, H, W, C] (, label int64 [N])    -> realism float32 [N] (, class_logits float32 [N, K])
+    classifier  image uint8 [N, H, W, C]                        -> class_logits float32 [N, K], features float32 [N, D]
 
 Conversion to grey levels is inside the graph, so that a quarter of the bytes leave the device and nobody rounds
 differently. The bytes depend on the network alone: nothing of the machine, the checkout or the clock is in them.
@@ -26,7 +27,17 @@ from torch.nn.utils import parametrize
 from augmint.bundle import Tensor as TensorSpec
 from augmint.errors import ExportError, GateError
 
-__all__ = ["OPSET", "critic_graph", "frozen", "generator_graph", "levels", "serialise", "signature", "versions"]
+__all__ = [
+    "OPSET",
+    "classifier_graph",
+    "critic_graph",
+    "frozen",
+    "generator_graph",
+    "levels",
+    "serialise",
+    "signature",
+    "versions",
+]
 
 OPSET: Final = 20
 _TRACE_BATCH: Final = 2  # 0 and 1 are what torch.export would freeze into the graph
@@ -150,6 +161,22 @@ def critic_graph(
     if not isinstance(result, Tensor):
         outputs["class_logits"] = (num_classes,)
     return _trace("critic", wrapper, inputs, outputs)
+
+
+def classifier_graph(
+    network: nn.Module, *, image_shape: tuple[int, int, int], num_classes: int, width: int
+) -> onnx.ModelProto:
+    """Trace a classifier.
+
+    Args:
+        network: `forward(image float32 [N, C, H, W] in [-1, 1]) -> (class logits [N, K], features [N, D])`.
+        image_shape: (height, width, channels).
+        num_classes: K.
+        width: D.
+    """
+    image = torch.zeros(_TRACE_BATCH, *image_shape, dtype=torch.uint8)
+    outputs: dict[str, tuple[int, ...]] = {"class_logits": (num_classes,), "features": (width,)}
+    return _trace("classifier", _Critic(frozen(network)), {"image": image}, outputs)
 
 
 def signature(model: onnx.ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -31,6 +31,14 @@ def export(
     evaluate: Annotated[
         bool, typer.Option("--evaluate/--no-evaluate", help="Measure against the test split, for the model card.")
     ] = True,
+    copies: Annotated[
+        bool,
+        typer.Option(
+            "--copies/--no-copies",
+            help="Put features of the training images into the bundle, so that near copies of them can be left out "
+            "(augmint sample --quality copies); they also tell whether an image was among them.",
+        ),
+    ] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there already.")] = False,
     json: Json = False,
 ) -> None:
@@ -51,6 +59,7 @@ def export(
         precision=precision,
         licence=licence,
         evaluate=evaluate,
+        copies=copies,
         force=force,
         which=which,
     )
