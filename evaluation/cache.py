@@ -17,14 +17,16 @@ import secrets
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final, TypeAlias, Union
 
 import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-__all__ = ["Arrays", "Cache", "Json", "digest"]
+__all__ = ["Arrays", "Cache", "Json", "code_version", "digest"]
 
 Json: TypeAlias = Union[bool, int, float, str, Sequence["Json"], Mapping[str, "Json"], None]  # noqa: UP007
 Arrays: TypeAlias = dict[str, NDArray[Any]]
@@ -50,6 +52,12 @@ def digest(*arrays: NDArray[Any]) -> str:
         little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
         found.update(little.reshape(-1).view(np.uint8).data)
     return found.hexdigest()
+
+
+def code_version(*modules: ModuleType) -> str:
+    """For keys of what these modules computed with torch: changed code computes something else."""
+    files = [Path(module.__file__ or "").read_bytes() for module in modules]
+    return f"{hashlib.sha256(b''.join(files)).hexdigest()[:16]} torch {metadata.version('torch')}"
 
 
 class Cache:

@@ -38,7 +38,8 @@ from torch import Tensor
 
 from augmint.errors import AugmintError, DataError, UsageError
 from augmint.runtime import open_session
-from evaluation.cache import Cache, Json, digest
+from evaluation import augmentation, classifier
+from evaluation.cache import Cache, Json, code_version, digest
 from evaluation.classifier import train_classifier
 from evaluation.features import Extractor
 from evaluation.pixels import PixelPCA
@@ -221,7 +222,7 @@ class _TrainedClassifier(_Source):
             "classes": num_classes,
             "steps": steps,
             "seed": _SEED,
-            "version": 1,
+            "code": code_version(augmentation, classifier),
         }
 
     def batches(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:

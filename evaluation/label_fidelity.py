@@ -13,7 +13,8 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.cache import Cache, Json, digest
+from evaluation import augmentation, classifier
+from evaluation.cache import Cache, Json, code_version, digest
 from evaluation.classifier import Classifier, train_classifier
 
 __all__ = ["Judge", "TrainedJudge", "open_judge"]
@@ -63,7 +64,7 @@ class TrainedJudge:
             "steps": self._steps,
             "seed": _SEED,
             "images": digest(images),
-            "version": 1,
+            "code": code_version(augmentation, classifier),
         }
         found: NDArray[np.int64] = self._cache.arrays("judged", key, lambda: {"labels": self._ask(images)})["labels"]
         return found
