@@ -1,231 +1,389 @@
 """Does it help? A small classifier trained with and without generated images, judged on held-out real images alone.
 
-Every method gets the same network, the same number of gradient steps and the same seeds; only the images differ. The
-strong baseline is oversampling with affine augmentation, because that costs nothing: generated images that do not beat
-it are not worth their training. Intervals are over classifier seeds and test images, for the one set of generated
-images that was given: another generator from another seed is another experiment. Knows nothing of where images come
-from, and never looks at fidelity.
+Every method gets the same network, the same number of gradient steps and the same seeds; only the images differ. What
+generated images must beat is oversampling with augmentation, because that costs nothing. Which augmentation that is,
+and in what amount and mixture the generated images are used, is chosen on the validation split by one rule for both
+sides; the test split only judges. Validation and test are predicted by the same fits, so choosing costs nothing.
+
+Intervals are over classifier seeds and test images, for the one set of generated images that was given: another
+generator from another seed is another experiment. Knows nothing of where images come from, and never looks at fidelity.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
 import multiprocessing
-import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from augmint.errors import DataError, UsageError
+from augmint.runtime import usable_cores
+from evaluation import augmentation, classifier, smote
+from evaluation.augmentation import STRENGTHS, Augment
+from evaluation.cache import Cache, Json, digest
 from evaluation.classifier import Synthetic, train_classifier
+from evaluation.intervals import FEWEST, Estimate, Resampled, estimate, resample
+from evaluation.utility_report import (
+    Chosen,
+    ClassEffect,
+    Difference,
+    Effect,
+    UtilityReport,
+    UtilityRow,
+    Verdict,
+    points,
+    shown,
+)
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-__all__ = ["BASELINE", "METHODS", "Method", "UtilityRow", "UtilityTable", "Verdict", "compare"]
+__all__ = [
+    "BASELINE",
+    "METHODS",
+    "REAL",
+    "ClassEffect",
+    "Difference",
+    "UtilityConfig",
+    "UtilityReport",
+    "UtilityRow",
+    "Verdict",
+    "images_needed",
+    "utility",
+]
 
 Labelled = tuple[NDArray[np.uint8], NDArray[np.int64]]
 Progress = Callable[[int, int, str], None]
-Verdict = Literal["helps", "makes no difference", "do not use it"]
+_Label = TypeVar("_Label", bound=Hashable)
 
-_DRAWS: Final = 2000  # Of the bootstrap.
-
-
-@dataclass(frozen=True)
-class Method:
-    """One way to make a training set. `share` None with `synthetic`: the images are added, and all count alike."""
-
-    name: str
-    balanced: bool = False
-    affine: bool = False
-    synthetic: bool = False
-    share: float | None = None
-
-
+REAL: Final = "real only"
 BASELINE: Final = "oversampling + affine"
-OURS: Final = "real + synthetic + affine"
-METHODS: Final[tuple[Method, ...]] = (
-    Method("real only"),
-    Method("oversampling", balanced=True),
-    Method(BASELINE, balanced=True, affine=True),
-    Method("real + synthetic", synthetic=True),
-    # Half of the draws of a class that has generated images are those, half its real images: an even mixture was as
-    # good as any other that was tried (docs/log.md).
-    Method(OURS, balanced=True, affine=True, synthetic=True, share=0.5),
+METHODS: Final = (
+    REAL,
+    "class weights",
+    "oversampling",
+    BASELINE,
+    "oversampling + RandAugment",
+    "SMOTE",
+    "real + synthetic",
+    "real + synthetic + augmentation",
 )
 
+_BATCH: Final = 64
+_FEW: Final = 100  # Validation images of the small classes below which the report calls them too few to choose by.
+
 
 @dataclass(frozen=True)
-class UtilityRow:
-    """Shares in [0, 1], mean and standard deviation over seeds (0 for one seed).
+class UtilityConfig:
+    """What is compared.
 
-    `difference` is this method's minority recall less the baseline's, with a 95 % interval; None for the baseline.
+    Attributes:
+        methods: of METHODS; "real only", "oversampling + affine" and one with synthetic images must be among them.
+        amounts: of generated images. 1 fills every class up to the largest; where no class has fewer than half as many
+            images as the largest, 1 adds as many to every class as the largest has.
+        shares: of a class's draws that are generated images, in the mixture with augmentation. The first is used with
+            every amount, the others with the amount nearest to 1.
+        strengths: of the RandAugment-like policies.
+        seeds, steps: of the classifiers; all methods have the same.
+        processes: at one thread each; None: as many as cores, at most 8. They change the time and nothing else. With
+            more than one the caller's main module must be importable (`if __name__ == "__main__":`).
     """
 
-    method: str
-    minority_recall: float
-    minority_recall_sd: float
-    accuracy: float
-    accuracy_sd: float
-    difference: float | None
-    interval: tuple[float, float] | None
+    methods: tuple[str, ...] = METHODS
+    amounts: tuple[float, ...] = (0.5, 1.0, 2.0)
+    shares: tuple[float, ...] = (0.5, 0.25)
+    strengths: tuple[Augment, ...] = tuple(STRENGTHS)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    steps: int = 700
+    processes: int | None = None
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.methods if name not in METHODS]
+        if unknown or len(set(self.methods)) < len(self.methods):
+            raise UsageError(f"Methods are {', '.join(METHODS)}, each at most once; got {', '.join(self.methods)}.")
+        if not {REAL, BASELINE} <= set(self.methods) or not any("synthetic" in name for name in self.methods):
+            raise UsageError(f"A comparison needs {REAL!r}, {BASELINE!r} and a method with synthetic images.")
+        if not self.amounts or min(self.amounts) <= 0 or not math.isfinite(sum(self.amounts)):
+            raise UsageError(f"Amounts are above 0, got {list(self.amounts)}.")
+        if not self.shares or min(self.shares) <= 0 or max(self.shares) >= 1:
+            raise UsageError(f"Shares of generated images lie between 0 and 1, got {list(self.shares)}.")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or self.steps < 1:
+            raise UsageError("A comparison needs seeds, each once, and at least one step.")
+
+    @classmethod
+    def quick(cls) -> UtilityConfig:
+        """One amount, one mixture, one strength, 3 seeds, half the steps: minutes become one."""
+        return cls(amounts=(1.0,), shares=(0.5,), strengths=("medium",), seeds=(0, 1, 2), steps=350)
 
 
-@dataclass(frozen=True)
-class UtilityTable:
-    """What `compare` found. `conclusion` is one sentence; `verdict` its key word for programs."""
-
-    rows: tuple[UtilityRow, ...]
-    verdict: Verdict
-    conclusion: str
-    minority: tuple[str, ...]
-    n_train: dict[str, int]
-    n_synthetic: dict[str, int]
-    n_test: dict[str, int]
-    seeds: tuple[int, ...]
-    steps: int
-    seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, for `json.dumps`."""
-        return asdict(self)
-
-    def text(self) -> str:
-        """The table in fixed width, what was compared, and the conclusion."""
-        lines = [_TITLES, *self._cells()]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(_TITLES))]
-        table = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-        return "\n".join([*table, self.note(), self.conclusion])
-
-    def rich(self) -> Table:
-        """The table for a terminal, with the conclusion as its caption."""
-        from rich.table import Table
-
-        table = Table(title="Does it help?", caption=f"{self.note()}\n{self.conclusion}")
-        for title in _TITLES:
-            table.add_column(title, justify="left" if title == _TITLES[0] else "right")
-        for row, cells in zip(self.rows, self._cells(), strict=True):
-            table.add_row(*cells, style="bold" if row.method in (BASELINE, OURS) else "")
-        return table
-
-    def note(self) -> str:
-        """What was compared, in one line."""
-        return (
-            f"Mean ± sd of {len(self.seeds)} classifier seeds, {self.steps} steps each, on "
-            f"{sum(self.n_test.values()):,} held-out real images; small classes: {', '.join(self.minority)}."
-        )
-
-    def _cells(self) -> list[tuple[str, ...]]:
-        cells: list[tuple[str, ...]] = []
-        for row in self.rows:
-            against = "–"
-            if row.difference is not None and row.interval is not None:
-                low, high = row.interval
-                against = f"{_points(row.difference)} ({_points(low)} to {_points(high)})"
-            cells.append(
-                (
-                    row.method,
-                    f"{row.minority_recall:.3f} ± {row.minority_recall_sd:.3f}",
-                    f"{row.accuracy:.3f} ± {row.accuracy_sd:.3f}",
-                    against,
-                )
-            )
-        return cells
+def images_needed(train_counts: Mapping[_Label, int], config: UtilityConfig) -> dict[_Label, int]:
+    """How many generated images of each class the largest amount needs (0: the class is not short)."""
+    counts = np.array(list(train_counts.values()), np.int64)
+    wanted = _wanted(counts, max(config.amounts), config.steps)
+    return dict(zip(train_counts, wanted.tolist(), strict=True))
 
 
-_TITLES = ("training set", "minority recall", "accuracy", f"points over {BASELINE} (95 %)")
-
-
-def compare(
+def utility(
     train: Labelled,
+    validation: Labelled,
     test: Labelled,
     synthetic: Labelled,
     class_names: Sequence[str],
-    minority: Sequence[str],
     *,
-    seeds: Sequence[int] = (0, 1, 2),
-    methods: Sequence[Method] = METHODS,
-    steps: int = 700,
-    processes: int | None = None,
+    minority: Sequence[str] | None = None,
+    config: UtilityConfig | None = None,
+    cache: Cache | None = None,
     progress: Progress | None = None,
-) -> UtilityTable:
-    """Fit `len(methods) × len(seeds)` classifiers and compare them on `test`.
+) -> UtilityReport:
+    """Fit a classifier for every method and seed, choose on `validation`, and compare on `test`.
 
-    `train`, `test` and `synthetic` are (images uint8 [N, H, W, C], labels int64 [N]); all labels index `class_names`.
-    `minority` names the classes whose recall is averaged. `methods` must hold the baseline and may leave out others.
-    `processes` at one thread each (None: as many as cores, at most 2) change the time and nothing else; with more than
-    one the caller's main module must be importable (`if __name__ == "__main__":`). `progress(done, total, what)` is
-    called after each fit, in this process.
+    Each of the sets is (images uint8 [N, H, W, C], labels int64 [N]), of one shape, sides of at least 8; labels index
+    `class_names`. `validation` may be empty. Of each class the first generated images are used, as many as an amount
+    takes. `minority` names the classes whose recall is averaged; None: those with fewer than half of the largest
+    class's training images, or all where there are none. Every fit's predictions go through `cache` (None: are not
+    kept), so that an interrupted comparison goes on where it was. `progress(done, total, what)` is called after each
+    fit, in this process.
+
+    Raises:
+        UsageError: a class that is not there.
+        DataError: sets that cannot be compared, with the reason.
     """
     began = time.perf_counter()
-    small = _check(train, test, synthetic, class_names, minority, methods, seeds)
-    tasks = [(method, seed) for seed in seeds for method in methods]
-    work = _Work(train, test[0], synthetic, len(class_names), steps)
-    if processes is None:
-        processes = min(2, os.cpu_count() or 1)
-    predictions: dict[tuple[str, int], NDArray[np.int64]] = {}
-    for method, seed, predicted in _fits(work, tasks, min(processes, len(tasks))):
-        predictions[method.name, seed] = predicted
-        if progress is not None:
-            progress(len(predictions), len(tasks), f"{method.name}, seed {seed}")
+    config = config or UtilityConfig()
+    names = tuple(class_names)
+    small, notes = _check(train, validation, test, synthetic, names, minority)
+    amounts, more_notes = _amounts(train[1], synthetic[1], config, names)
+    notes += more_notes
+    if len(config.seeds) == 1:
+        notes.append("With one classifier a row, the intervals say nothing of the luck of its seed.")
+    free, words = _free_methods(config, train, names)
+    with_images = _synthetic_methods(config, list(amounts))
+    with _Fits(train, validation[0], test[0], synthetic, amounts, len(names), config, cache, progress) as fits:
+        fits.total = (len(free) + len(with_images)) * len(config.seeds)
+        fits.run(free)
+        # The baseline's augmentation first: the mixtures get the same, so that only the images differ.
+        seen = _weights(validation[1], small, len(names))
+        default = next(method for method in free if method.augment == "affine")
+        others = [method for method in free if method.augment is not None and method != default]
+        scores = fits.scores(0, validation[1])
+        baseline, why_baseline, _ = _choose(default, others, scores, seen, validation[1], small, "augmentation")
+        with_images = [replace(m, augment=baseline.augment) if m.augment else m for m in with_images]
+        fits.run(with_images)
+        scores = fits.scores(0, validation[1])
+        chosen, why, by_validation = _choose(
+            with_images[0], with_images[1:], scores, seen, validation[1], small, "amount and mixture"
+        )
+        tested = fits.scores(1, test[1])
 
-    truth = test[1]
-    right = {m.name: np.stack([predictions[m.name, seed] == truth for seed in seeds]) for m in methods}
-    rows = tuple(_row(m.name, right, truth, small) for m in methods)
-    verdict, conclusion = _conclude(rows)
-    return UtilityTable(
-        rows=rows,
+    methods = [*free, *sorted(with_images, key=lambda m: (m.augment is not None, m.amount or 0, m.share or 0))]
+    there = np.bincount(test[1], minlength=len(names)) / len(test[1])
+    table = _Table(names, _weights(test[1], small, len(names)), there, seen, tested, scores, baseline, free[0])
+    rows = {method: table.row(method, amounts, words) for method in methods}
+    effects = table.effects(chosen)
+    verdict, conclusion = _conclude(
+        rows[chosen],
+        rows[baseline],
+        [rows[method] for method in free],
+        effects,
+        _difference(estimate(tested[chosen], there, tested[baseline])),
+        [names[c] for c in small if (test[1] == c).any()],
+    )
+
+    def counted(labels: NDArray[np.int64]) -> dict[str, int]:
+        return dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))
+
+    assert chosen.amount is not None, "only methods with generated images are chosen from"
+    return UtilityReport(
+        rows=tuple(rows.values()),
+        skipped={name: word for name, word in words.items() if name not in {method.name for method in methods}},
+        baseline=baseline.name,
+        baseline_why=why_baseline,
+        chosen=Chosen(
+            method=chosen.name,
+            amount=chosen.amount,
+            share=chosen.share,
+            augmentation=chosen.augment,
+            images=counted(synthetic[1][amounts[chosen.amount]]),
+            by_validation=by_validation,
+            why=why,
+        ),
         verdict=verdict,
         conclusion=conclusion,
-        minority=tuple(minority),
-        n_train=_counts(train[1], class_names),
-        n_synthetic=_counts(synthetic[1], class_names),
-        n_test=_counts(truth, class_names),
-        seeds=tuple(seeds),
-        steps=steps,
+        per_class=effects,
+        minority=tuple(names[c] for c in small),
+        n_train=counted(train[1]),
+        n_validation=counted(validation[1]),
+        n_test=counted(test[1]),
+        n_synthetic=counted(synthetic[1]),
+        seeds=config.seeds,
+        steps=config.steps,
+        notes=tuple(notes),
+        fits=fits.total,
+        fits_cached=fits.cached,
         seconds=round(time.perf_counter() - began, 1),
     )
 
 
+# --- what is compared -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Method:
+    """One way to make a training set; `amount` None: without generated images, `share` None: they are simply added."""
+
+    balanced: bool = False
+    weighted: bool = False
+    smote: bool = False
+    augment: Augment | None = None
+    amount: float | None = None
+    share: float | None = None
+
+    @property
+    def name(self) -> str:
+        if self.smote:
+            return "SMOTE"
+        if self.weighted:
+            return "class weights"
+        base = "real + synthetic" if self.amount is not None else "oversampling" if self.balanced else REAL
+        return base if self.augment is None else f"{base} + {self.augment}"
+
+
+def _free_methods(config: UtilityConfig, train: Labelled, names: Sequence[str]) -> tuple[list[_Method], dict[str, str]]:
+    """Those without generated images, "real only" first, and name → what is to be said of one that cannot be run."""
+    counts = np.bincount(train[1], minlength=len(names)).tolist()
+    able, word = smote.smote_note(dict(zip(names, counts, strict=True)))
+    found = {
+        REAL: [_Method()],
+        "class weights": [_Method(weighted=True)],
+        "oversampling": [_Method(balanced=True)],
+        BASELINE: [_Method(balanced=True, augment="affine")],
+        "oversampling + RandAugment": [_Method(balanced=True, augment=strength) for strength in config.strengths],
+        "SMOTE": [_Method(smote=True)] if able else [],
+    }
+    methods = [method for name in METHODS if name in config.methods for method in found.get(name, [])]
+    return methods, {"SMOTE": word} if word and "SMOTE" in config.methods else {}
+
+
+def _synthetic_methods(config: UtilityConfig, amounts: list[float]) -> list[_Method]:
+    """Those with generated images, the default first: the amount nearest to 1, mixed, with augmentation."""
+    usual = min(amounts, key=lambda amount: abs(math.log(amount)))
+    found = [_Method(amount=amount) for amount in amounts] if "real + synthetic" in config.methods else []
+    if "real + synthetic + augmentation" in config.methods:
+        mixture = _Method(balanced=True, augment="affine", amount=usual, share=config.shares[0])
+        found += [replace(mixture, amount=amount) for amount in amounts]
+        found += [replace(mixture, share=share) for share in config.shares[1:]]
+    best = [method for method in found if method.amount == usual]
+    default = next((method for method in best if method.augment is not None), best[0])
+    return [default, *(method for method in found if method != default)]
+
+
+def _wanted(counts: NDArray[np.int64], amount: float, steps: int) -> NDArray[np.int64]:
+    """Generated images of each class for an amount; never more than a fit that draws classes alike could look at."""
+    largest = counts.max(initial=0)
+    base = largest - counts if _short(counts).any() else np.full_like(counts, largest)
+    return np.minimum(np.ceil(amount * base), math.ceil(steps * _BATCH / max(1, len(counts)))).astype(np.int64)
+
+
+def _short(counts: NDArray[np.int64]) -> NDArray[np.bool_]:
+    return counts * 2 < counts.max(initial=0)
+
+
+def _amounts(
+    train_labels: NDArray[np.int64], labels: NDArray[np.int64], config: UtilityConfig, names: Sequence[str]
+) -> tuple[dict[float, NDArray[np.int64]], list[str]]:
+    """Amount → indices of the generated images it takes. An amount that there are too few images for becomes what there
+    is, by the name of the part of the shortfall that it covers."""
+    counts = np.bincount(train_labels, minlength=len(names))
+    of_class = [np.flatnonzero(labels == c) for c in range(len(names))]
+    found: dict[float, NDArray[np.int64]] = {}
+    notes: list[str] = []
+    for amount in sorted(set(config.amounts)):
+        wanted = _wanted(counts, amount, config.steps)
+        rows = np.sort(np.concatenate([of_class[c][: wanted[c]] for c in range(len(names))]))
+        if not len(rows):
+            raise DataError(
+                f"None of the {len(labels):,} generated images is of a class that is short of images: generate some of "
+                f"{shown([names[c] for c in np.flatnonzero(wanted).tolist()])}."
+            )
+        real = amount * len(rows) / int(wanted.sum())
+        if any(len(rows) == len(others) for others in found.values()):
+            why = "there are too few" if len(rows) < wanted.sum() else f"{config.steps} steps look at no more"
+            notes.append(f"{amount:g}× would be the same generated images again: {why}.")
+            continue
+        if len(rows) < wanted.sum():
+            label = float(f"{real:.2g}")
+            notes.append(
+                f"{amount:g}× takes {int(wanted.sum()):,} generated images and {len(rows):,} of them were there: "
+                f"called {label:g}×."
+            )
+            amount = label if label not in found else real
+        found[amount] = rows
+    return found, notes
+
+
 def _check(
     train: Labelled,
+    validation: Labelled,
     test: Labelled,
     synthetic: Labelled,
-    class_names: Sequence[str],
-    minority: Sequence[str],
-    methods: Sequence[Method],
-    seeds: Sequence[int],
-) -> list[int]:
-    """The minority's indices, or the sentence that says what is wrong."""
-    unknown = [name for name in minority if name not in class_names]
-    if unknown or not minority:
-        what = f"has no class {', '.join(map(repr, unknown))}" if unknown else "needs the name of a small class or more"
-        raise UsageError(f"The comparison {what}; the classes are {', '.join(map(repr, class_names))}.")
-    if len(class_names) < 2:
+    names: Sequence[str],
+    minority: Sequence[str] | None,
+) -> tuple[list[int], list[str]]:
+    """The indices of the small classes, and notes; or the sentence that says what is wrong."""
+    if len(names) < 2:
         raise DataError("A comparison of classifiers needs at least 2 classes.")
-    if BASELINE not in [method.name for method in methods] or len({m.name for m in methods}) < len(methods):
-        raise ValueError(f"methods must have names of their own and one be {BASELINE!r}.")
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds must be given, each once, got {list(seeds)}.")
-    for images, what in ((test[0], "test"), (synthetic[0], "generated")):
-        if images.shape[1:] != train[0].shape[1:]:
+    for (images, labels), what in (
+        (train, "training"),
+        (validation, "validation"),
+        (test, "test"),
+        (synthetic, "generated"),
+    ):
+        if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(labels):
+            raise ValueError(f"Expected uint8 [N, H, W, C] and N labels, got {images.dtype} {images.shape}.")
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
+            raise ValueError(f"The {what} labels must lie in [0, {len(names)}).")
+        if not len(images) and what != "validation":
+            raise DataError(f"There are no {what} images, and the comparison needs some.")
+        if len(images) and images.shape[1:] != train[0].shape[1:]:
             raise DataError(
                 f"The {what} images are {images.shape[1:]} and the training images {train[0].shape[1:]}: read all at "
                 "one size."
             )
-    small = [list(class_names).index(name) for name in minority]
-    for (_, labels), what in ((train, "training"), (test, "test")):
-        missing = [class_names[c] for c in small if not (labels == c).any()]
-        if missing:
-            raise DataError(f"There are no {what} images of {', '.join(missing)}: the comparison needs some of each.")
-    return small
+    if min(train[0].shape[1:3]) < 8:
+        raise DataError(f"Images of {train[0].shape[1]}×{train[0].shape[2]} are too small: read them at 8×8 or more.")
+    counts, held_out = (np.bincount(labels, minlength=len(names)) for labels in (train[1], test[1]))
+    notes: list[str] = []
+    if minority is None:
+        short = _short(counts) & (counts > 0)
+        small = np.flatnonzero(short if short.any() else counts > 0).tolist()
+        if not short.any():
+            notes.append("No class has fewer than half of the largest one's images, so the average is over all.")
+    else:
+        unknown = [name for name in minority if name not in names]
+        if unknown or not minority:
+            what = f"has no class {shown(unknown)}" if unknown else "needs the name of a small class or more"
+            raise UsageError(f"The comparison {what}; the classes are {shown(names)}.")
+        small = sorted({list(names).index(name) for name in minority})
+        without = [names[c] for c in small if not counts[c]]
+        if without:
+            raise DataError(f"There are no training images of {shown(without)}: the comparison needs some of each.")
+    untested = [names[c] for c in small if not held_out[c]]
+    if len(untested) == len(small):
+        raise DataError(
+            f"There are no test images of {shown(untested)}: without real images to test on nothing can be said."
+        )
+    if untested:
+        notes.append(f"There are no test images of {shown(untested)}: left out of the average.")
+    return small, notes
 
 
 # --- fitting ----------------------------------------------------------------------------------------------------------
@@ -236,26 +394,41 @@ class _Work:
     """What every fit needs; sent to each process once."""
 
     train: Labelled
-    test_images: NDArray[np.uint8]
+    looked_at: NDArray[np.uint8]
     synthetic: Labelled
+    amounts: Mapping[float, NDArray[np.int64]]
     num_classes: int
     steps: int
 
-    def fit(self, method: Method, seed: int) -> NDArray[np.int64]:
-        """Predictions for the test images, [N]. On one thread, so that they do not depend on where it runs."""
+    def fit(self, method: _Method, seed: int) -> NDArray[np.int64]:
+        """Predictions for the images to look at, [N]. On one thread, so that they do not depend on where it runs."""
+        images, labels = self.train
+        weights, extra = None, None
+        if method.smote:
+            most = math.ceil(self.steps * _BATCH / self.num_classes)
+            images, labels = smote.smote(images, labels, seed=seed, most=most)
+        if method.weighted:
+            counts = np.bincount(labels, minlength=self.num_classes)
+            weights = len(labels) / (np.maximum(counts, 1) * (counts > 0).sum())
+        if method.amount is not None:
+            rows = self.amounts[method.amount]
+            extra = Synthetic(self.synthetic[0][rows], self.synthetic[1][rows], share=method.share)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            classifier = train_classifier(
-                *self.train,
+            fitted = train_classifier(
+                images,
+                labels,
                 self.num_classes,
                 seed=seed,
                 steps=self.steps,
-                augment="affine" if method.affine else None,
+                batch=_BATCH,
+                augment=method.augment,
                 sampler="balanced" if method.balanced else None,
-                synthetic=Synthetic(*self.synthetic, share=method.share) if method.synthetic else None,
+                class_weights=weights,
+                synthetic=extra,
             )
-            return classifier.predict(self.test_images)
+            return fitted.predict(self.looked_at)
         finally:
             torch.set_num_threads(threads)
 
@@ -269,104 +442,270 @@ def _start(work: _Work) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a process without a stack trace; the parent reports.
 
 
-def _fit(method: Method, seed: int) -> NDArray[np.int64]:
+def _fit(method: _Method, seed: int) -> NDArray[np.int64]:
     assert _work is not None, "_start runs first in every process"
     return _work.fit(method, seed)
 
 
-def _fits(
-    work: _Work, tasks: list[tuple[Method, int]], processes: int
-) -> Iterator[tuple[Method, int, NDArray[np.int64]]]:
-    if processes <= 1:
+class _Fits(AbstractContextManager["_Fits"]):
+    """Fits methods, each finished one kept at once; the processes live as long as the `with` block."""
+
+    def __init__(
+        self,
+        train: Labelled,
+        validation: NDArray[np.uint8],
+        test: NDArray[np.uint8],
+        synthetic: Labelled,
+        amounts: Mapping[float, NDArray[np.int64]],
+        num_classes: int,
+        config: UtilityConfig,
+        cache: Cache | None,
+        progress: Progress | None,
+    ) -> None:
+        looked_at = np.concatenate([validation, test])
+        self._work = _Work(train, looked_at, synthetic, amounts, num_classes, config.steps)
+        self._config = config
+        self._cache = cache or Cache(None)
+        self._progress = progress
+        self._split = len(validation)
+        self._shared: dict[str, Json] = {
+            "code": _code_version(),
+            "train": digest(*train),
+            "looked_at": digest(looked_at),
+            "classes": num_classes,
+            "steps": config.steps,
+            "batch": _BATCH,
+        }
+        self._synthetic: dict[float | None, Json] = {None: None}
+        self._synthetic |= {a: digest(synthetic[0][rows], synthetic[1][rows]) for a, rows in amounts.items()}
+        self._pool: ProcessPoolExecutor | None = None
+        self._predictions: dict[_Method, dict[int, NDArray[np.int64]]] = {}
+        self.total, self.done, self.cached = 0, 0, 0
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def run(self, methods: Sequence[_Method]) -> None:
+        tasks = [(method, seed) for seed in self._config.seeds for method in methods]
+        left: list[tuple[_Method, int]] = []
         for method, seed in tasks:
-            yield method, seed, work.fit(method, seed)
-        return
-    # Processes, because threads do not speed up networks this small; spawned, because torch's threads do not survive
-    # a fork.
-    context = multiprocessing.get_context("spawn")
-    left = list(tasks)
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=(work,)) as pool:
-        futures = {pool.submit(_fit, *task): task for task in tasks}
-        try:
-            for future in as_completed(futures):
-                method, seed = futures[future]
-                predicted = future.result()
-                left.remove((method, seed))
-                yield method, seed, predicted
-        except BrokenProcessPool:
-            pass  # A caller whose main module cannot be imported, or too little memory for two: go on alone.
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    for method, seed in left:
-        yield method, seed, work.fit(method, seed)
+            found = self._cache.find("utility", self._key(method, seed))
+            predicted = None if found is None else found.get("predicted")
+            if predicted is not None and predicted.shape == (len(self._work.looked_at),):
+                self.cached += 1
+                self._finished(method, seed, predicted)
+            else:
+                left.append((method, seed))
+        for method, seed, predicted in self._fit_all(left):
+            self._cache.keep("utility", self._key(method, seed), {"predicted": predicted})
+            self._finished(method, seed, predicted)
+
+    def scores(self, part: int, truth: NDArray[np.int64]) -> dict[_Method, Resampled]:
+        """Of what has been fitted, on the validation (`part` 0) or the test images (1)."""
+        here = slice(self._split) if part == 0 else slice(self._split, None)
+        right = {
+            method: np.stack([by_seed[seed][here] == truth for seed in self._config.seeds])
+            for method, by_seed in self._predictions.items()
+        }
+        return resample(right, truth, self._work.num_classes)
+
+    def _key(self, method: _Method, seed: int) -> dict[str, Json]:
+        # Of the generated images their content, not the amount's name.
+        own: dict[str, Json] = {key: value for key, value in vars(method).items() if key != "amount"}
+        return {**self._shared, **own, "synthetic": self._synthetic[method.amount], "seed": seed}
+
+    def _finished(self, method: _Method, seed: int, predicted: NDArray[np.int64]) -> None:
+        self._predictions.setdefault(method, {})[seed] = predicted
+        self.done += 1
+        if self._progress is not None:
+            amount = "" if method.amount is None else f" {method.amount:g}×"
+            self._progress(self.done, self.total, f"{method.name}{amount}, seed {seed}")
+
+    def _fit_all(self, tasks: list[tuple[_Method, int]]) -> Iterator[tuple[_Method, int, NDArray[np.int64]]]:
+        processes = self._config.processes or min(8, usable_cores())
+        left = list(tasks)
+        if min(processes, len(tasks)) > 1:
+            # Processes, because threads do not speed up networks this small; spawned, because torch's threads do not
+            # survive a fork.
+            if self._pool is None:
+                context = multiprocessing.get_context("spawn")
+                self._pool = ProcessPoolExecutor(
+                    processes, mp_context=context, initializer=_start, initargs=(self._work,)
+                )
+            try:
+                futures = {self._pool.submit(_fit, *task): task for task in tasks}
+                for future in as_completed(futures):
+                    method, seed = futures[future]
+                    predicted = future.result()
+                    left.remove((method, seed))
+                    yield method, seed, predicted
+            except BrokenProcessPool:
+                pass  # A caller whose main module cannot be imported, or too little memory for two: go on alone.
+        for method, seed in left:
+            yield method, seed, self._work.fit(method, seed)
 
 
-# --- figures ----------------------------------------------------------------------------------------------------------
+def _code_version() -> str:
+    """Of what decides a fit's predictions: a fit by other code is another fit."""
+    files = [Path(module.__file__ or "").read_bytes() for module in (augmentation, classifier, smote)]
+    return f"1 {hashlib.sha256(b''.join(files)).hexdigest()[:16]} torch {torch.__version__}"
 
 
-def _row(name: str, right: Mapping[str, NDArray[np.bool_]], truth: NDArray[np.int64], small: list[int]) -> UtilityRow:
-    """`right` [seeds, test images] by method."""
-    recalls = np.mean([right[name][:, truth == c].mean(1) for c in small], axis=0)
-    accuracies = right[name].mean(1)
-    difference, interval = None, None
-    if name != BASELINE:
-        paired = right[name].astype(np.float64) - right[BASELINE]
-        difference, interval = _difference([paired[:, truth == c] for c in small])
-    return UtilityRow(
-        name, float(recalls.mean()), _sd(recalls), float(accuracies.mean()), _sd(accuracies), difference, interval
-    )
+# --- choosing and figures ---------------------------------------------------------------------------------------------
 
 
-def _difference(paired: list[NDArray[np.float64]]) -> tuple[float, tuple[float, float]]:
-    """Mean over classes of paired differences [seeds, images], and its 95 % bootstrap interval over both.
+def _weights(labels: NDArray[np.int64], small: Sequence[int], num_classes: int) -> NDArray[np.float64]:
+    """Equal for the small classes that have any image, 0 for the others; all 0 where none has."""
+    weights = np.zeros(num_classes)
+    weights[[c for c in small if (labels == c).any()]] = 1
+    return weights / max(1.0, weights.sum())
 
-    Of n seeds n - 1 are drawn with replacement, and so of the images of a class: drawing all n of a handful understates
-    the spread by (n - 1) / n (McCarthy & Snowden 1985).
+
+def _choose(
+    default: _Method,
+    others: Sequence[_Method],
+    scores: Mapping[_Method, Resampled],
+    weights: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    small: Sequence[int],
+    what: str,
+) -> tuple[_Method, str, bool]:
+    """The default, unless others do better on validation beyond doubt: then the best of those. And why.
+
+    Beyond doubt: the paired interval lies above zero, at 95 % for all comparisons with the default together
+    (Bonferroni). The best figure of several on a handful of images is chance, and would weaken the baseline as often as
+    the generator. Baseline and generator are chosen by this same rule.
     """
-    rng = np.random.Generator(np.random.Philox(0))
-    seeds = len(paired[0])
-
-    def weights(n: int) -> NDArray[np.float64]:
-        return rng.multinomial(max(1, n - 1), np.full(n, 1 / n), size=_DRAWS) / max(1, n - 1)
-
-    of_seeds = weights(seeds)
-    draws = np.mean([((of_seeds @ block) * weights(block.shape[1])).sum(1) for block in paired], axis=0)
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return float(np.mean([block.mean() for block in paired])), (float(low), float(high))
-
-
-def _conclude(rows: Sequence[UtilityRow]) -> tuple[Verdict, str]:
-    """From the mixture with augmentation if it was run, else from the best method with generated images."""
-    ours = [row for row in rows if row.method == OURS] or [row for row in rows if "synthetic" in row.method]
-    if not ours:
-        return "makes no difference", "No method with generated images was compared."
-    row = max(ours, key=lambda row: row.minority_recall)
-    assert row.difference is not None, "only the baseline has none"
-    assert row.interval is not None, "it comes with the difference"
-    low, high = row.interval
-    within = f"({_points(low)} to {_points(high)} with 95 % confidence)"
-    found = f"{row.method} finds {row.minority_recall:.1%} of the small classes' test images"
-    size = f"{abs(row.difference) * 100:.1f} points"
-    if low > 0:
-        return "helps", f"It helps: {found}, {size} more than {BASELINE} {within}."
-    if high < 0:
-        return "do not use it", f"Do not use it: {found}, {size} fewer than {BASELINE} {within}."
-    return (
-        "makes no difference",
-        f"It makes no difference that this test could see: {found}, {_points(row.difference)} points "
-        f"against {BASELINE} {within}.",
-    )
+    n = int(np.isin(labels, small).sum())
+    if not others:
+        return default, f"Only one {what} was compared.", False
+    if not n:
+        return default, f"There are no validation images of the small classes to choose by: the default {what}.", False
+    level = 1 - 0.05 / len(others)
+    better = [other for other in others if estimate(scores[other], weights, scores[default], level).sign > 0]
+    images = f"{n:,} validation images of the small classes"
+    if better:
+        best = max(better, key=lambda other: estimate(scores[other], weights).value)
+        return best, f"This {what} did best on the {images}.", True
+    if n < _FEW:
+        return default, f"The {images} are too few to choose by: the default {what}.", False
+    return default, f"No other {what} was clearly better on the {images} than the default.", True
 
 
-def _points(share: float) -> str:
-    return f"{share * 100 + 0.0:+.1f}"
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """What rows are made from. `small`, `there` and `seen` [C] weigh the classes: the small ones' test images, all test
+    images, the small ones' validation images."""
+
+    names: Sequence[str]
+    small: NDArray[np.float64]
+    there: NDArray[np.float64]
+    seen: NDArray[np.float64]
+    tested: Mapping[_Method, Resampled]
+    validated: Mapping[_Method, Resampled]
+    baseline: _Method
+    real: _Method
+
+    def row(self, method: _Method, amounts: Mapping[float, NDArray[np.int64]], words: Mapping[str, str]) -> UtilityRow:
+        own = self.tested[method]
+        recall, accuracy = estimate(own, self.small), estimate(own, self.there)
+        recalls = own.by_seed.mean(0)
+
+        def against(other: _Method) -> Difference | None:
+            return None if method == other else _difference(estimate(own, self.small, self.tested[other]))
+
+        return UtilityRow(
+            method=method.name,
+            amount=method.amount,
+            share=method.share,
+            augmentation=method.augment,
+            synthetic=0 if method.amount is None else len(amounts[method.amount]),
+            minority_recall=recall.value,
+            minority_recall_sd=_sd(own.by_seed @ self.small),
+            minority_recall_interval=recall.interval,
+            accuracy=accuracy.value,
+            accuracy_sd=_sd(own.by_seed @ self.there),
+            accuracy_interval=accuracy.interval,
+            per_class={name: float(recalls[c]) if self.there[c] else None for c, name in enumerate(self.names)},
+            against_baseline=against(self.baseline),
+            against_real=against(self.real),
+            validation=float((self.validated[method].by_seed @ self.seen).mean()) if self.seen.any() else None,
+            note=words.get(method.name, ""),
+        )
+
+    def effects(self, chosen: _Method) -> dict[str, ClassEffect]:
+        """Class by class, at 95 % for all classes together (Bonferroni)."""
+        ours, theirs = self.tested[chosen], self.tested[self.baseline]
+        counts = np.bincount(ours.truth, minlength=len(self.names)).tolist()
+        level = 1 - 0.05 / sum(n > 0 for n in counts)
+        found: dict[str, ClassEffect] = {}
+        for c, (name, n) in enumerate(zip(self.names, counts, strict=True)):
+            if not n:
+                found[name] = ClassEffect(None, None, None, None, "no test images")
+                continue
+            difference = estimate(ours, np.eye(len(self.names))[c], theirs, level)
+            effect: Effect = "helps" if difference.sign > 0 else "hurts" if difference.sign < 0 else "no difference"
+            found[name] = ClassEffect(
+                baseline=float(theirs.by_seed[:, c].mean()),
+                chosen=float(ours.by_seed[:, c].mean()),
+                difference=_difference(difference),
+                effect=effect if n >= FEWEST else None,
+                reason="" if n >= FEWEST else f"too few test images to tell: {n}",
+            )
+        return found
+
+
+def _difference(found: Estimate) -> Difference:
+    return Difference(found.value, found.interval, found.differing, found.sign)
 
 
 def _sd(values: NDArray[np.float64]) -> float:
     return float(values.std(ddof=1)) if len(values) > 1 else 0.0
 
 
-def _counts(labels: NDArray[np.int64], class_names: Sequence[str]) -> dict[str, int]:
-    counts = np.bincount(labels, minlength=len(class_names))
-    return {name: int(counts[c]) for c, name in enumerate(class_names)}
+def _conclude(
+    chosen: UtilityRow,
+    baseline: UtilityRow,
+    free: Sequence[UtilityRow],
+    effects: Mapping[str, ClassEffect],
+    accuracy: Difference,
+    small: Sequence[str],
+) -> tuple[Verdict, str]:
+    """`free` are all rows without generated images, `accuracy` the chosen row's over the baseline's on all classes."""
+    against = chosen.against_baseline
+    assert against is not None, "only the baseline has none"
+    best = max(free, key=lambda row: row.minority_recall)
+    within = "with too few test images for an interval"
+    if against.interval is not None:
+        low, high = against.interval
+        within = f"{points(low)} to {points(high)} with 95 % confidence"
+    found = (
+        f"{chosen.method} at {chosen.amount:g}× finds {chosen.minority_recall:.1%} of the small classes' test images "
+        f"({shown(small)})"
+    )
+    size = f"{abs(against.value) * 100:.1f} points"
+    if against.sign > 0 and best.minority_recall >= chosen.minority_recall:
+        # Seen on the test images, but to the generator's disadvantage alone.
+        return (
+            "makes no difference",
+            f"It makes no difference worth a generator: {found}, {size} more than {baseline.method} ({within}), but "
+            f"{best.method}, which needs no generated images, finds {best.minority_recall:.1%}.",
+        )
+    parts = [
+        f"taken singly it {word} {shown(names)}"
+        for word in ("helps", "hurts")
+        if (names := [name for name, effect in effects.items() if effect.effect == word])
+    ]
+    if accuracy.sign * against.sign < 0:
+        parts.append(f"over all classes accuracy changes by {points(accuracy.value)} points")
+    more = "".join(f"; {part}" for part in parts)
+    if against.sign > 0:
+        return "helps", f"It helps: {found}, {size} more than {baseline.method} ({within}){more}."
+    if against.sign < 0:
+        return "do not use it", f"Do not use it: {found}, {size} fewer than {baseline.method} ({within}){more}."
+    return (
+        "makes no difference",
+        f"It makes no difference that this test could see: {found}, {points(against.value)} points against "
+        f"{baseline.method} ({within}){more}.",
+    )

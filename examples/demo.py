@@ -174,28 +174,36 @@ def compare(data: Path, balanced: Path, *, seeds: tuple[int, ...], quick: bool) 
     from rich.console import Console
     from rich.progress import Progress
 
-    from evaluation.utility import compare as compare_methods
+    from evaluation.cache import Cache
+    from evaluation.utility import BASELINE, REAL, UtilityConfig, utility
 
     real = load_data(data)
     shape = real.native_shape()
-    train, test = real.images("train", shape=shape), real.images("test", shape=shape)
-    synthetic = read_synthetic(balanced, real.class_names)
+    # `augmint evaluate` compares more methods, amounts and mixtures: here are the few that tell most.
+    config = UtilityConfig(
+        methods=(REAL, "oversampling", BASELINE, "real + synthetic", "real + synthetic + augmentation"),
+        amounts=(1.0,),
+        shares=(0.5,),
+        seeds=seeds,
+        steps=40 if quick else 700,
+    )
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task("classifiers", total=None)
-        table = compare_methods(
-            train,
-            test,
-            synthetic,
+        report = utility(
+            real.images("train", shape=shape),
+            real.images("validation", shape=shape),
+            real.images("test", shape=shape),
+            read_synthetic(balanced, real.class_names),
             real.class_names,
-            SMALL_CLASSES,
-            seeds=seeds,
-            steps=40 if quick else 700,
+            minority=SMALL_CLASSES,
+            config=config,
+            cache=Cache.default(),
             progress=lambda done, total, what: progress.update(task, completed=done, total=total, description=what),
         )
     out = Console()
-    out.print(table.rich()) if out.is_terminal else print(table.text())
-    return table.to_json()
+    out.print(report.rich()) if out.is_terminal else print(report.text())
+    return report.to_json()
 
 
 def read_synthetic(folder: Path, class_names: tuple[str, ...]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
