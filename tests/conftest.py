@@ -25,6 +25,12 @@ def tiny_bundle_unconditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "plain", class_names=(), shape=(8, 10, 3), seed=1)
 
 
+@pytest.fixture(scope="session")
+def judged_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `tiny_bundle`, with a critic and a classifier, whose random weights reject much."""
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "judged", judged=True)
+
+
 @pytest.fixture(autouse=True)
 def _home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's own caches."""

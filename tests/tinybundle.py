@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from augmint.bundle import (
     Architecture,
+    Copies,
     Data,
     Description,
     Evidence,
@@ -18,6 +21,8 @@ from augmint.bundle import (
     Graph,
     Identity,
     Image,
+    Judges,
+    Realism,
     Sampling,
     Tensor,
     essentials,
@@ -26,6 +31,7 @@ from augmint.bundle import (
 from augmint.latents import latents
 
 LATENT_DIM = 6
+SHARES = (0.0, 0.25, 0.5, 0.75, 0.9)
 
 
 def tiny_model(
@@ -114,6 +120,99 @@ def tiny_description(
     )
 
 
+def tiny_judge(outputs: dict[str, int], classes: int, images: Any, *, labelled: bool, seed: int) -> tuple[bytes, Graph]:
+    """image (and label) -> a random linear function of the pixels for each output; width 0 is one number an image.
+
+    Over `images` each comes to 0 on average, so that no class is preferred.
+    """
+    rng = np.random.default_rng(seed)
+    shape = images.shape[1:]
+    size = int(np.prod(shape))
+    name = "critic" if "realism" in outputs else "classifier"
+    constants = {
+        "shape": np.array([-1, size], dtype=np.int64),
+        "mean": images.reshape(-1, size).mean(0).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["pixels", "shape"], ["raw"]),
+        helper.make_node("Sub", ["raw", "mean"], ["rows"]),
+    ]
+    inputs = [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", *shape])]
+    tensors = [Tensor(name="image", dtype="uint8", shape=("N", *shape))]
+    if labelled:
+        inputs.append(helper.make_tensor_value_info("label", TensorProto.INT64, ["N"]))
+        tensors.append(Tensor(name="label", dtype="int64", shape=("N",)))
+        constants["bias"] = rng.normal(size=classes).astype(np.float32)
+        nodes.append(helper.make_node("Gather", ["bias", "label"], ["own"]))
+    for output, width in outputs.items():
+        constants[f"{output}_weight"] = (rng.normal(size=(size, width or 1)) / size).astype(np.float32)
+        made = output if width else f"{output}_column"
+        nodes.append(helper.make_node("MatMul", ["rows", f"{output}_weight"], [made]))
+        if not width:
+            constants["flat"] = np.array([-1], dtype=np.int64)
+            nodes.append(helper.make_node("Reshape", [made, "flat"], [f"{output}_flat" if labelled else output]))
+            nodes += [helper.make_node("Add", [f"{output}_flat", "own"], [output])] if labelled else []
+    shapes = {output: ["N", width] if width else ["N"] for output, width in outputs.items()}
+    graph = helper.make_graph(
+        nodes,
+        name,
+        inputs,
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, dims) for output, dims in shapes.items()],
+        [numpy_helper.from_array(np.asarray(value), key) for key, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    described = Graph(
+        file=f"{name}.onnx",
+        inputs=tuple(tensors),
+        outputs=tuple(Tensor(name=key, dtype="float32", shape=tuple(dims)) for key, dims in shapes.items()),
+        opset=20,
+        precision="fp32",
+        optimisation="all",
+        versions={"onnx": onnx.__version__},
+    )
+    return model.SerializeToString(deterministic=True), described
+
+
+def tiny_judges(session: Any, class_names: tuple[str, ...], copies: bool) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The manifest's `critic` and `quality`, and their files; labels agree for about one image in three."""
+    import onnxruntime
+
+    n, classes = 60, len(class_names)
+    labels = np.repeat(np.arange(max(classes, 1)), n)
+    indices = np.tile(np.arange(n, dtype=np.uint64), max(classes, 1))
+    feeds: dict[str, Any] = {"latent": latents(99, indices, LATENT_DIM)}
+    (images,) = session.run(None, feeds | ({"label": labels} if classes else {}))
+
+    def scores(model: bytes, **feeds: Any) -> Any:
+        return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, feeds)
+
+    critic, critic_graph = tiny_judge({"realism": 0}, classes, images, labelled=classes > 0, seed=5)
+    (realism,) = scores(critic, image=images, **({"label": labels} if classes else {}))
+    table = np.quantile(realism.reshape(max(classes, 1), n), SHARES, axis=1).T
+    files = {"critic.onnx": critic, "realism.npy": npy(table.astype("<f4"))}
+    section: dict[str, Any] = {"realism": Realism(file="realism.npy", shares=SHARES, n=n), "missing": {}}
+    if classes < 2:
+        section["missing"] = {"labels": "it is unconditional", "copies": "it is unconditional"}
+    else:
+        files["classifier.onnx"], section["classifier"] = tiny_judge(
+            {"class_logits": classes, "features": 3}, classes, images, labelled=False, seed=6
+        )
+        known = scores(files["classifier.onnx"], image=images)[1][::9].astype("<f2")
+        files["train.npy"] = npy(known)
+        section["copies"] = Copies(file="train.npy", n=len(known), width=3, threshold=7.0, quantile=0.01, held_out=100)
+        if not copies:
+            del files["train.npy"], section["copies"]
+            section["missing"] = {"copies": "its exporter left the features of the training images out"}
+    return {"critic": critic_graph, "quality": Judges(**section)}, files
+
+
+def npy(array: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array))
+    return buffer.getvalue()
+
+
 def write_tiny_bundle(
     path: Path,
     *,
@@ -121,10 +220,10 @@ def write_tiny_bundle(
     shape: tuple[int, int, int] = (8, 8, 1),
     seed: int = 0,
     name: str | None = None,
+    judged: bool = False,
+    copies: bool = True,
 ) -> Path:
-    """Write a bundle that opens, and return its path."""
-    import io
-
+    """Write a bundle that opens, and return its path; `judged` ones have a critic and, if conditional, a classifier."""
     import onnxruntime
     from PIL import Image as PillowImage
 
@@ -140,15 +239,19 @@ def write_tiny_bundle(
     if class_names:
         feeds["label"] = np.array([class_names.index(r.label) for r in rows], dtype=np.int64)
     (images,) = session.run(None, feeds)
-    golden, sheet = io.BytesIO(), io.BytesIO()
-    np.save(golden, images)
+    sheet = io.BytesIO()
     PillowImage.fromarray(images[0].squeeze()).save(sheet, "PNG")
+    files: dict[str, bytes] = {}
+    if judged:
+        parts, files = tiny_judges(session, class_names, copies)
+        description = description.model_copy(update=parts)
     write_bundle(
         path,
         description,
         {
+            **files,
             "generator.onnx": model_bytes,
-            "golden.npy": golden.getvalue(),
+            "golden.npy": npy(images),
             "samples.png": sheet.getvalue(),
             "README.md": b"# a tiny, untrained bundle\n",
         },
