@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import onnx
@@ -41,6 +41,7 @@ from augmint.bundle import (
     Parity,
     Sampling,
     Tensor,
+    Utility,
     essentials,
     write_bundle,
 )
@@ -50,6 +51,7 @@ from augmint.generator import Generator
 from augmint.images import synthetic_sheet_png
 from augmint.latents import latents
 from augmint.sheets import contact_sheet
+from evaluation.api import Progress
 from export import gates
 from export.again import SecondExport
 from export.card import FEW, SHEET_SEED, model_card
@@ -58,6 +60,7 @@ from export.gates import Subject
 from export.graph import OPSET, serialise, versions
 from export.judges import make_judges
 from export.networks import Networks, Precision, Which, load, trace
+from export.verdict import judged
 
 __all__ = ["ExportRequest", "ExportResult", "export_run"]
 
@@ -85,7 +88,9 @@ class ExportRequest:
         name: of the bundle, in URLs and answers; None takes that of `out`.
         precision: "fp32", or "fp16" for GPUs: half the bytes, no promise of the same bytes at every batch size.
         licence: of the bundle, for the model card, such as "cc-by-4.0".
-        evaluate: measure fidelity and diversity against the test split, for the model card (about 10 s).
+        evaluate: what to measure for the model card: "basic" is fidelity and diversity against the test split (about
+            10 s); "quick" and "full" also find out whether the images help a classifier (about 3 and up to 15 minutes),
+            and put the report into the bundle; "none" is nothing.
         copies: put features of the training images into the bundle, so that near copies of them can be told and left
             out; with them one can also find out whether an image was among them.
         force: replace a bundle that is there already.
@@ -97,7 +102,7 @@ class ExportRequest:
     name: str | None = None
     precision: Precision = "fp32"
     licence: str = "unstated"
-    evaluate: bool = True
+    evaluate: Literal["none", "basic", "quick", "full"] = "basic"
     copies: bool = True
     force: bool = False
     which: Which = "best"
@@ -118,6 +123,7 @@ class ExportResult:
     parity: Parity
     batch_invariance: BatchInvariance | None
     metrics: tuple[Metric, ...]
+    utility: Utility | None
     warnings: tuple[str, ...]
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
@@ -132,17 +138,19 @@ class ExportResult:
             "parity": self.parity.model_dump(mode="json"),
             "batch_invariance": self.batch_invariance and self.batch_invariance.model_dump(mode="json"),
             "metrics": [metric.model_dump(mode="json") for metric in self.metrics],
+            "utility": self.utility and self.utility.model_dump(mode="json"),
             "warnings": list(self.warnings),
             "seconds": {step: round(value, 2) for step, value in self.seconds.items()},
         }
 
 
-def export_run(request: ExportRequest, *, say: Say | None = None) -> ExportResult:
+def export_run(request: ExportRequest, *, say: Say | None = None, progress: Progress | None = None) -> ExportResult:
     """Export a run as a bundle.
 
     Args:
         request: see there.
         say: called with one line of progress at a time.
+        progress: called during a quick or full evaluation, see `evaluation.api.evaluate`.
 
     Raises:
         UsageError: a name or option that cannot be.
@@ -209,7 +217,7 @@ def export_run(request: ExportRequest, *, say: Say | None = None) -> ExportResul
         warnings = list(description.evidence.warnings)
         metrics: tuple[Metric, ...] = ()
         clock("data")
-        if not request.evaluate:
+        if request.evaluate == "none":
             pass
         elif data is None:
             warnings.append(f"{problem}, so nothing was measured.")
@@ -224,8 +232,16 @@ def export_run(request: ExportRequest, *, say: Say | None = None) -> ExportResul
         content["golden.npy"] = _golden(description, subject)
         sheet, shown = _sheet(description, subject)
         content["samples.png"] = sheet
-        content["README.md"] = model_card(description, sheet=shown).encode()
         clock("samples")
+        if request.evaluate in ("quick", "full") and data is not None:
+            say("evaluating: does it help a classifier? …")
+            utility, pages, found = judged(description, content, data, level=request.evaluate, progress=progress)
+            evidence = description.evidence
+            update: dict[str, Any] = {"utility": utility, "warnings": (*evidence.warnings, *found)}
+            description = _with_evidence(description, evidence.model_copy(update=update))
+            content.update(pages)
+            clock("verdict")
+        content["README.md"] = model_card(description, sheet=shown).encode()
 
         say("waiting for the second export …")
         for part, graph in graphs.items():
@@ -248,6 +264,7 @@ def export_run(request: ExportRequest, *, say: Say | None = None) -> ExportResul
         parity=_present(description.evidence.parity),
         batch_invariance=description.evidence.batch_invariance,
         metrics=metrics,
+        utility=description.evidence.utility,
         warnings=description.evidence.warnings,
         seconds=clock.seconds,
     )

@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from augmint.cli.balance import balance
 from augmint.cli.demo import demo
+from augmint.cli.evaluate import evaluate
 from augmint.cli.export import export
 from augmint.cli.inspect import inspect
 from augmint.cli.rooms import explain_missing
@@ -92,6 +93,7 @@ app = typer.Typer(
     "  augmint inspect my-images\n"
     "  augmint train my-images --out runs/parts --minutes 10\n"
     "  augmint export runs/parts --out bundles/parts\n"
+    "  augmint evaluate bundles/parts my-images --report report\n"
     "  augmint serve bundles/parts --port 3000\n"
     "  augmint balance my-images http://127.0.0.1:3000 --out balanced\n"
     "\n"
@@ -152,6 +154,9 @@ for verb, lines in (
     (balance, ("augmint balance my-images http://127.0.0.1:3000 --out balanced",
                "augmint balance my-images bundles/parts --strategy scratch=500 --strategy dent=500 --out balanced",
                "augmint balance my-images bundles/parts --dry-run")),
+    (evaluate, ("augmint evaluate bundles/parts my-images --report report",
+                "augmint evaluate http://127.0.0.1:3000 my-images --bundle parts --quick",
+                "augmint evaluate generated-images my-images --minority scratch --minority dent --json")),
     (demo, ("augmint demo --out demo-out",)),
 ):  # fmt: skip
     app.command(epilog="\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines))(verb)

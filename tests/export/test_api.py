@@ -192,7 +192,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
 @pytest.mark.usefixtures("quick")
 def test_half_precision_states_what_it_does_not_promise(run: Path, exported: ExportResult, tmp_path: Path) -> None:
     lines: list[str] = []
-    request = ExportRequest(run=run, out=tmp_path / "half", precision="fp16", evaluate=False)
+    request = ExportRequest(run=run, out=tmp_path / "half", precision="fp16", evaluate="none")
     result = export_run(request, say=lines.append)
     manifest = read_bundle(result.path).manifest
     assert manifest.generator.precision == "fp16"
@@ -209,7 +209,7 @@ def test_half_precision_states_what_it_does_not_promise(run: Path, exported: Exp
 @pytest.mark.usefixtures("quick")
 def test_force_replaces_a_bundle_and_nothing_else(run: Path, exported: ExportResult, tmp_path: Path) -> None:
     out = Path(shutil.copytree(exported.path, tmp_path / "digits"))
-    request = ExportRequest(run=run, out=out, name="other", evaluate=False)
+    request = ExportRequest(run=run, out=out, name="other", evaluate="none")
     with pytest.raises(ExportError) as caught:
         export_run(request)
     assert caught.value.code == "export.exists"
@@ -261,7 +261,7 @@ def test_a_name_is_made_of_the_destination(out: str, name: str, tmp_path: Path) 
 def test_a_failing_gate_leaves_nothing_behind(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gates, "PARITY_FP32", gates.Limits(levels=-1, share=0))
     with pytest.raises(GateError) as caught:
-        export_run(ExportRequest(run=run, out=tmp_path / "deep" / "out", evaluate=False))
+        export_run(ExportRequest(run=run, out=tmp_path / "deep" / "out", evaluate="none"))
     assert caught.value.code == "export.parity"
     assert not (tmp_path / "deep").exists()
 
@@ -272,7 +272,7 @@ def test_a_second_export_that_differs_stops_the_export(
 ) -> None:
     monkeypatch.setattr(FakeSecond, "digest", lambda self, part: "0" * 64)
     with pytest.raises(GateError) as caught:
-        export_run(ExportRequest(run=run, out=tmp_path / "out", evaluate=False))
+        export_run(ExportRequest(run=run, out=tmp_path / "out", evaluate="none"))
     assert caught.value.code == "export.not-reproducible"
     assert not list(tmp_path.iterdir())
 
@@ -284,7 +284,7 @@ def test_a_run_that_changes_meanwhile_is_not_exported(
     states = iter([(1, 1), (2, 2)])
     monkeypatch.setattr(api, "_state", lambda request: next(states))
     with pytest.raises(ExportError) as caught:
-        export_run(ExportRequest(run=run, out=tmp_path / "out", evaluate=False))
+        export_run(ExportRequest(run=run, out=tmp_path / "out", evaluate="none"))
     assert caught.value.code == "export.run-changed"
     assert not list(tmp_path.iterdir())
 
@@ -317,7 +317,7 @@ def test_what_was_there_is_put_back_when_the_new_bundle_cannot_take_its_place(
 
     monkeypatch.setattr(os, "replace", replace_)
     with pytest.raises(ExportError, match="No space left") as caught:
-        export_run(ExportRequest(run=run, out=out, name="other", evaluate=False, force=True))
+        export_run(ExportRequest(run=run, out=out, name="other", evaluate="none", force=True))
     assert caught.value.code == "export.unwritable"
     assert read_bundle(out).digest == exported.digest
     assert [path.name for path in tmp_path.iterdir()] == ["digits"]
