@@ -51,7 +51,8 @@ def saved(out: Path, *, ours: float = 0.95) -> dict[str, Any]:
         "n_test": dict.fromkeys(NAMES, 100),
         "n_synthetic": {name: 330 if name >= "5" else 0 for name in NAMES},
         "rows": utility.rows(found, truth, NAMES, NAMES[5:]),
-        "seconds": {"training": 60.0, "all": 90.0},
+        "training": [{"seconds": 60.0, "steps": 900}, {"seconds": 61.0, "steps": 1000}],
+        "seconds": 90.0,
         "made": utility.made(),
     }
     utility.save(cell.file(out), json.dumps(result))
@@ -69,7 +70,7 @@ def test_the_page_is_written_from_saved_cells(
     assert page.count("**It helps: +") == 1
     for name in ("real only", "oversampling", STRONG, WITHOUT, WITH, CEILING, CEILING_AFFINE):
         assert f"\n| {name} | 0." in page
-    assert "2 generators of 1 minutes, 2 classifier seeds of 12 steps" in page
+    assert "2 generators of 1 minutes (900 and 1,000 steps), 2 classifier seeds of 12 steps" in page
     assert "A generator each: real + synthetic 0.8" in page
     assert "nan" not in page.casefold()
     [result] = json.loads((tmp_path / "utility.json").read_text(encoding="utf-8"))
@@ -95,21 +96,22 @@ def test_a_cell_runs_and_is_found_again(tmp_path: Path, monkeypatch: pytest.Monk
 
     def generated(
         cell: Cell, data: DataSet, needed: dict[str, int], seed: int, out: Path
-    ) -> tuple[tuple[NDArray[np.uint8], NDArray[np.int64]], float]:
+    ) -> tuple[tuple[NDArray[np.uint8], NDArray[np.int64]], dict[str, float]]:
         assert cell.shots == 5
         assert data.counts("train")["8"] == 5
         images, labels = digits.images("train", shape=(8, 8, 1))
         keep = np.isin(labels, [8, 9])
         rng = np.random.default_rng(seed)
-        return ((images[keep] ^ rng.integers(0, 4, images[keep].shape, dtype=np.uint8)), labels[keep]), 1.0
+        return ((images[keep] ^ rng.integers(0, 4, images[keep].shape, dtype=np.uint8)), labels[keep]), {
+            "seconds": 1.0,
+            "steps": 10,
+        }
 
     monkeypatch.setattr(utility, "generated", generated)
     cell = Cell("digits", 5, SETTINGS)
     assert not utility.finished(cell, tmp_path)
     result = utility.measure(cell, tmp_path)
-    assert [row["method"] for row in result["rows"]] == [
-        *("real only", "oversampling", STRONG, WITHOUT, WITH, CEILING, CEILING_AFFINE),
-    ]
+    assert [row["method"] for row in result["rows"]] == [*utility.METHODS, CEILING, CEILING_AFFINE]
     for row in result["rows"]:
         low, high = row["minority_recall"][1:]
         assert 0 <= low <= row["minority_recall"][0] <= high <= 1
