@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from training.averaging import average_decay, average_into
 from training.config import TrainConfig
-from training.families.base import Batch
+from training.families.base import Batch, Networks
 from training.machine import make_fabric
 from training.randomness import StepRandom, seed_of
 from training.sampling import Sampler
@@ -42,10 +42,14 @@ class Trainer:
         networks = self.family.build()
         networks.generator.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
         networks.critic.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        if networks.encoder is not None:
+            networks.encoder.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
         self.average = copy.deepcopy(networks.generator).requires_grad_(False)
         generator_optimizer, critic_optimizer = self.family.optimizers(networks)
         self.generator, self.generator_optimizer = self.fabric.setup(networks.generator, generator_optimizer)
         self.critic, self.critic_optimizer = self.fabric.setup(networks.critic, critic_optimizer)
+        self.encoder = None if networks.encoder is None else self.fabric.setup_module(networks.encoder)
+        self.networks = Networks(self.generator, self.critic, self.encoder)
 
         self.step = 0
         self.retry = 0
@@ -61,8 +65,9 @@ class Trainer:
         config, family, options = self.config, self.family, self.config.options
         random = StepRandom(config.seed, self.step, self.retry)
         torch.manual_seed(random.number("dropout"))
-        self.generator.train()
-        self.critic.train()
+        for network in (self.generator, self.critic, self.encoder):
+            if network is not None:
+                network.train()
         family.schedule(self.generator_optimizer, self.critic_optimizer, self.step, config.steps)
         numbers: dict[str, Tensor] = {}
 
@@ -74,7 +79,7 @@ class Trainer:
                 batch = self._batch(random_k, "D")
             fake, batch.fake = batch.fake, batch.fake.detach()
             loss, seen = family.d_loss(self.critic, batch)
-            numbers["grad_d"] = self._update(self.critic, self.critic_optimizer, loss)
+            numbers["grad_d"] = self._update(self.critic_optimizer, loss)
         numbers |= seen | {"d_loss": loss.detach()}
 
         # Generator: the same fakes again, or new ones, against the discriminator as it is now.
@@ -83,8 +88,8 @@ class Trainer:
             batch.fake = fake
         else:
             batch = self._batch(random, "G")
-        loss, seen = family.g_loss(self.critic, batch)
-        numbers["grad_g"] = self._update(self.generator, self.generator_optimizer, loss)
+        loss, seen = family.g_loss(self.networks, batch)
+        numbers["grad_g"] = self._update(self.generator_optimizer, loss)
         numbers |= seen | {"g_loss": loss.detach()}
         self.critic.requires_grad_(True)
 
@@ -108,11 +113,12 @@ class Trainer:
         fake = self.generator(latent, label)
         return Batch(real=real, fake=fake, label=label, random=random, step=self.step)
 
-    def _update(self, network: nn.Module, optimizer: Optimizer, loss: Tensor) -> Tensor:
+    def _update(self, optimizer: Optimizer, loss: Tensor) -> Tensor:
         """One optimiser step; returns the gradient's norm."""
         optimizer.zero_grad()
         self.fabric.backward(loss)
-        gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+        parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         optimizer.step()
         return norm
@@ -140,7 +146,10 @@ class Trainer:
         for name in (*names, *means):
             if not math.isfinite(means.get(name, 0.0)):
                 return names.get(name, name)
-        for network, name in ((self.critic, "a weight of the discriminator"), (self.generator, "a weight of G")):
+        networks = ((self.critic, "a weight of the discriminator"), (self.generator, "a weight of G"))
+        for network, name in (
+            networks if self.encoder is None else (*networks, (self.encoder, "a weight of the encoder"))
+        ):
             if not bool(torch.nn.utils.get_total_norm(list(network.parameters())).isfinite()):
                 return name
         return None
@@ -157,6 +166,8 @@ class Trainer:
             "critic_optimizer": self.critic_optimizer.state_dict(),
             "sums": self.sums,
         }
+        if self.encoder is not None:
+            parts["encoder"] = self.encoder.state_dict()
         return {"step": self.step, "retry": self.retry, "summed": self.summed, **_copied(parts)}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -164,6 +175,8 @@ class Trainer:
         self.generator.load_state_dict(state["generator"])
         self.critic.load_state_dict(state["critic"])
         self.average.load_state_dict(state["average"])
+        if self.encoder is not None:
+            self.encoder.load_state_dict(state["encoder"])
         self.generator_optimizer.load_state_dict(state["generator_optimizer"])
         self.critic_optimizer.load_state_dict(state["critic_optimizer"])
         self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}

@@ -68,10 +68,12 @@ def test_losses_reach_every_weight(kind: type[Family[Any]]) -> None:
     assert all(weight.grad is not None for weight in networks.critic.parameters())
 
     batch.fake = networks.generator(recipe.latent(4, batch.random, "test"), batch.label)
-    loss, _ = recipe.g_loss(networks.critic, batch)
+    loss, _ = recipe.g_loss(networks, batch)
     loss.backward()
     assert loss.isfinite()
     assert all(weight.grad is not None for weight in networks.generator.parameters())
+    if networks.encoder is not None:
+        assert all(weight.grad is not None for weight in networks.encoder.parameters())
 
 
 @every_family

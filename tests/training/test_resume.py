@@ -31,7 +31,11 @@ def fingerprint(run: Run) -> dict[str, Any]:
     last, best = run.load_checkpoint("last"), run.load_checkpoint("best")
     status = run.status()
     return {
-        **{part: weights_digest(last["state"][part]) for part in ("generator", "critic", "average")},
+        **{
+            part: weights_digest(last["state"][part])
+            for part in ("generator", "critic", "average", "encoder")
+            if part in last["state"]
+        },
         **{f"best {part}": weights_digest(best[part]) for part in ("generator", "critic")},
         "optimizers": [
             {key: {name: float(value.sum()) for name, value in state.items()} for key, state in optimizer.items()}

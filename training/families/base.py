@@ -73,8 +73,14 @@ class Batch:
 
 @dataclass
 class Networks:
+    """`encoder`, for families that have one, helps the generator learn and is then left behind: image float32
+    [N, C, H, W], label int64 [N] | None -> mean and log variance of the latent, float32 [N, Z] each. The generator's
+    optimiser moves it too.
+    """
+
     generator: nn.Module
     critic: nn.Module
+    encoder: nn.Module | None = None
 
 
 OptionsT = TypeVar("OptionsT", bound=FamilyOptions)
@@ -150,8 +156,8 @@ class Family(ABC, Generic[OptionsT]):
         """The discriminator's loss."""
 
     @abstractmethod
-    def g_loss(self, critic: nn.Module, batch: Batch) -> Losses:
-        """The generator's loss."""
+    def g_loss(self, networks: Networks, batch: Batch) -> Losses:
+        """The generator's loss, and the encoder's; the critic is frozen."""
 
     def widen(self, reals: Tensor, generator: torch.Generator) -> Tensor:
         """Reals as the generator is meant to learn them, changed on purpose. Default: as they are."""

@@ -166,8 +166,8 @@ class Dcgan(Family[DcganOptions]):
         loss = F.softplus(-real).mean() + F.softplus(fake).mean()
         return loss, {"d_real": real.detach().mean(), "d_fake": fake.detach().mean()}
 
-    def g_loss(self, critic: nn.Module, batch: Batch) -> Losses:
-        fake = critic(self.augment(batch.fake, batch.random.generator("augment for G")), batch.label)
+    def g_loss(self, networks: Networks, batch: Batch) -> Losses:
+        fake = networks.critic(self.augment(batch.fake, batch.random.generator("augment for G")), batch.label)
         return F.softplus(-fake).mean(), {}
 
 

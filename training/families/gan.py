@@ -139,8 +139,8 @@ class Gan(Family[GanOptions]):
         loss = F.softplus(-real).mean() + F.softplus(fake).mean()
         return loss, {"d_real": real.detach().mean(), "d_fake": fake.detach().mean()}
 
-    def g_loss(self, critic: nn.Module, batch: Batch) -> Losses:
-        return F.softplus(-critic(batch.fake, batch.label)).mean(), {}
+    def g_loss(self, networks: Networks, batch: Batch) -> Losses:
+        return F.softplus(-networks.critic(batch.fake, batch.label)).mean(), {}
 
 
 def _uniform(module: nn.Module, limit: float) -> None:
