@@ -7,14 +7,18 @@ manifest, unless the digest is the point: so each is stopped by the check that i
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import io
 import json
 import os
 import pickle
+import shutil
 import socket
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from augmint.bundle import essentials, parse_manifest
+from tests.tinybundle import write_tiny_bundle
 
 MANIFEST, MODEL, GOLDEN = "manifest.json", "generator.onnx", "golden.npy"
 
@@ -806,3 +811,100 @@ def _(path: Path) -> None:
     document["class_names"] = ["dog", "cat", "été 10"]
     write_manifest(path, document)
     reseal_metadata(path)
+
+
+# ------------------------------------------------------------------------------------------------------ the judges
+
+
+@cache
+def judged_bundle() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="augmint-judged-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return write_tiny_bundle(folder / "tiny", judged=True)
+
+
+def judged_case(name: str, code: str, change: Callable[[Path], object]) -> None:
+    """A bundle with a critic and a classifier, changed."""
+
+    def make(path: Path) -> None:
+        shutil.rmtree(path)
+        shutil.copytree(judged_bundle(), path)
+        change(path)
+
+    BROKEN.append(Broken(name, code, make))
+
+
+def judges_case(name: str, *keys: str | int, value: object) -> None:
+    """… of which the manifest's `quality` has another value at `keys`; None takes it away."""
+
+    def change(path: Path) -> None:
+        document = read_manifest(path)
+        place: Any = document["quality"]
+        for key in keys[:-1]:
+            place = place[key]
+        place[keys[-1]] = value
+        write_manifest(path, document)
+
+    judged_case(name, "schema", change)
+
+
+def edit_classifier(edit: Callable[[onnx.ModelProto], object]) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        model = onnx.load(str(path / "classifier.onnx"))
+        edit(model)
+        seal(path, "classifier.onnx", model.SerializeToString())
+
+    return change
+
+
+judged_case("no classifier", "missing-file", lambda path: (path / "classifier.onnx").unlink())
+judged_case("a classifier that is a pickle", "not-onnx", lambda path: seal(path, "classifier.onnx", pickle.dumps([])))
+judged_case(
+    "a classifier with dice",
+    "random-op",
+    edit_classifier(lambda model: splice(model, helper.make_node("Bernoulli", ["rows"], ["dice"]), "rows")),
+)
+judged_case(
+    "a classifier with operators of its own",
+    "op-domain",
+    edit_classifier(lambda model: splice(model, helper.make_node("Run", ["rows"], ["x"], domain="evil"), "rows")),
+)
+for file in ("realism.npy", "train.npy"):
+
+    def npy_case(what: str, code: str, change: Callable[[Any], bytes], file: str = file) -> None:
+        judged_case(
+            f"{file} {what}", code, lambda path: seal(path, file, change(np.load(path / file, allow_pickle=False)))
+        )
+
+    npy_case("cut short", "npy-file", lambda table: npy(table)[:-2])
+    npy_case("of another type", "npy-file", lambda table: npy(table.astype("<f8")))
+    npy_case("of another shape", "npy-file", lambda table: npy(table[1:]))
+    npy_case("in the other byte order", "npy-file", lambda table: npy(table.astype(table.dtype.newbyteorder(">"))))
+    npy_case("that is a pickle", "npy-file", lambda table: npy(np.array([{}], object), allow_pickle=True))
+    npy_case("with a NaN in it", "not-finite", lambda table: npy(np.where(table == table.max(), np.nan, table).astype(table.dtype)))  # fmt: skip  # noqa: E501
+
+judges_case("a part of quality that nobody knows", "beauty", value={})
+judges_case("shares of realism that fall", "realism", "shares", value=[0.0, 0.9, 0.5])
+judges_case("shares of realism that end early", "realism", "shares", value=[0.0, 0.25, 0.5, 0.75, 0.8])
+judges_case("copies that are no distance away", "copies", "threshold", value=0.0)
+judges_case("copies without a classifier", "classifier", value=None)
+judges_case("features of another width", "copies", "width", value=4)
+judges_case("a classifier of fewer classes", "classifier", "outputs", 0, "shape", value=["N", 2])
+judges_case("a classifier that wants labels", "classifier", "inputs", 0, "name", value="label")
+judges_case("a part that cannot be missing", "missing", value={"beauty": "it is in the eye"})
+judged_case(
+    "realism without a critic",
+    "schema",
+    lambda path: write_manifest(path, {**read_manifest(path), "critic": None}),
+)
+judged_case(
+    "a table of realism that the manifest does not list",
+    "schema",
+    lambda path: write_manifest(
+        path,
+        {
+            **(document := read_manifest(path)),
+            "files": {k: v for k, v in document["files"].items() if k != "realism.npy"},
+        },
+    ),
+)

@@ -283,6 +283,50 @@ def test_fewer_than_asked_is_code_3_and_what_came_is_kept(run: Run, service: Fak
     assert kept == delivered
 
 
+@pytest.mark.parametrize("far", [False, True])
+def test_quality_is_accounted_for_and_too_high_a_one_is_code_3(
+    run: Run, judged_bundle: Path, monkeypatch: pytest.MonkeyPatch, far: bool
+) -> None:
+    local = Generator(judged_bundle, device="cpu")
+    if far:
+        fake = FakeService(local, limit=4)
+        monkeypatch.setattr(sources, "open_source", lambda spec, **_: Client("http://x.test", transport=fake.transport))
+    words = ("sample", judged_bundle, "--count", "cat=7", "--count", "été 10=2", "--seed", 1)
+    ran = run(*words, "--out", "s.npz", "--quality", "labels,realism:0.25", "--json")
+    assert ran.code == 0
+    expected = local.generate({"cat": 7, "été 10": 2}, seed=1, quality="labels,realism:0.25")
+    document = json.loads(ran.out)
+    assert document["delivered"] == {"cat": 7, "été 10": 2}
+    assert document["generated"] == expected.generated
+    assert {label: tuple(counts.values()) for label, counts in document["rejected"].items()} == expected.rejected
+    assert document["quality"] == "labels,realism:0.25"
+    with np.load("s.npz") as npz:
+        np.testing.assert_array_equal(npz["indices"], expected.indices)
+
+    ran = run(*words, "--out", "t", "--quality", "labels:0.999999999999")
+    assert ran.code == 3
+    assert ran.out.splitlines()[0].split() == ["label", "requested", "generated", "wrong", "label", "unrealistic", "copies", "delivered"]  # fmt: skip  # noqa: E501
+    assert "made, the others were not labels:0.999999999999" in ran.err
+    assert "seed 1" in ran.err
+    refused(run(*words, "--out", "u", "--quality", "sharp"), 2, "offers labels, realism, copies")
+    assert not Path("u").exists()
+
+
+def test_balancing_by_quality(run: Run, judged_bundle: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 1), dtype=np.uint8)
+    np.savez("data.npz", images=images, labels=np.array(["dog"] * 20 + ["cat"] * 10), split=np.zeros(30, np.uint8))
+    words = ("balance", "data.npz", judged_bundle, "--seed", 1)
+    ran = run(*words, "--out", "b.npz", "--quality", "labels", "--json")
+    assert ran.code == 0, ran.err
+    document = json.loads(ran.out)
+    wanted = Generator(judged_bundle, device="cpu").generate({"cat": 10}, seed=1, quality="labels")
+    assert document["rejected"] == {"cat": {"label": wanted.rejected["cat"][0], "realism": 0, "copy": 0}}
+    assert run(*words, "--out", "c.npz", "--quality", "copies").out.splitlines()[0].endswith("rejected")
+    ran = run(*words, "--out", "d.npz", "--quality", "labels:0.9999999999999")
+    assert ran.code == 3
+    assert "ask for a lower quality" in ran.err
+
+
 def test_a_service_that_gives_nothing_leaves_nothing(run: Run, service: FakeService) -> None:
     service.faults = [problem(503, "queue-full", "The queue is full.")]
     refused(run("sample", "http://service.test", "--count", "cat=7", "--out", "s"), 1, "queue is full")
