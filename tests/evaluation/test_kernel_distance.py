@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -32,6 +35,35 @@ def test_agrees_with_the_formula(n: int, m: int, dim: int) -> None:
     rng = np.random.default_rng(n)
     x, y = rng.normal(size=(n, dim)), rng.normal(0.5, 2, size=(m, dim))
     assert kernel_distance(x, y).value == pytest.approx(directly(x, y), rel=1e-9)
+
+
+def test_agrees_with_torchmetrics() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(80, 16)), rng.normal(0.5, 2, size=(80, 16))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torchmetrics.image.kid import KernelInceptionDistance
+
+        # Its subsets are drawn without replacement: one subset of all points is every point.
+        metric = KernelInceptionDistance(feature=torch.nn.Flatten(), subsets=1, subset_size=80)
+        metric.update(torch.from_numpy(x), real=True)
+        metric.update(torch.from_numpy(y), real=False)
+        theirs, _ = metric.compute()
+    assert kernel_distance(x, y).value == pytest.approx(float(theirs), rel=1e-9)
+
+
+def test_influences_predict_a_reweighting() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(300, 4)), rng.normal(0.5, 1, size=(250, 4))
+    found = kernel_distance(x, y)
+    assert found.value is not None
+    assert found.fake_influence is not None
+    assert found.fake_influence.mean() == pytest.approx(0, abs=1e-9)
+    without = np.arange(250) >= 10
+    moved = kernel_distance(x, y[without]).value
+    assert moved is not None
+    assert moved - found.value == pytest.approx(np.mean(without * 250 / 240 * found.fake_influence), rel=0.2, abs=0.01)
+    assert kernel_distance(x, y, blocks=2).fake_influence is None
 
 
 def test_same_law_is_zero_on_average_and_another_is_not() -> None:

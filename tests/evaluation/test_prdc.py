@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -44,6 +46,28 @@ def test_agrees_with_the_definitions(n: int, m: int, dim: int, k: int) -> None:
     rng = np.random.default_rng(n)
     real, fake = rng.normal(size=(n, dim)), rng.normal(0.3, 0.8, size=(m, dim))
     assert figures(prdc(real, fake, k=k)) == pytest.approx(brute_force(real, fake, k))
+
+
+@pytest.mark.parametrize(("n", "k"), [(60, 5), (40, 3)])
+def test_agrees_with_the_authors_package(n: int, k: int, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(n)
+    real, fake = rng.normal(size=(n, 6)), rng.normal(0.4, 0.8, size=(n, 6))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import prdc as theirs
+
+        expected = theirs.compute_prdc(real, fake, nearest_k=k)
+    names = ("precision", "recall", "density", "coverage")
+    assert figures(prdc(real, fake, k=k)) == pytest.approx(tuple(expected[name] for name in names))
+
+
+def test_measures_are_the_means_of_their_points() -> None:
+    rng = np.random.default_rng(0)
+    result = prdc(rng.normal(size=(40, 3)), rng.normal(size=(30, 3)))
+    sides = {"precision": 30, "recall": 40, "density": 30, "coverage": 40}
+    assert {name: len(points) for name, points in result.points.items()} == sides
+    for name, points in result.points.items():
+        assert points.mean() == pytest.approx(getattr(result, name))
 
 
 def test_a_set_against_itself() -> None:
