@@ -21,7 +21,7 @@ Without classes it is the same network with the embedding left out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
 
@@ -219,6 +219,11 @@ class Augment(Family[AugmentOptions]):
     conditional = True
     pairs = True
     Options: ClassVar[type[AugmentOptions]] = AugmentOptions
+    enough_steps = 2500  # for the encoder: with fewer the images are further from their labels than without it
+
+    @classmethod
+    def narrower(cls, options: AugmentOptions) -> tuple[AugmentOptions, ...]:
+        return (replace(options, reconstruction=0.0),) if options.reconstruction > 0 else ()
 
     def generator(self) -> nn.Module:
         return Generator(self.options, self.image_shape, self.num_classes)
