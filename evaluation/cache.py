@@ -9,6 +9,7 @@ the arrays mean.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -54,6 +55,7 @@ def digest(*arrays: NDArray[Any]) -> str:
     return found.hexdigest()
 
 
+@functools.cache
 def code_version(*modules: ModuleType) -> str:
     """For keys of what these modules computed with torch: changed code computes something else."""
     files = [Path(module.__file__ or "").read_bytes() for module in modules]

@@ -35,7 +35,8 @@ class Synthetic:
     """Generated images to train on beside the real ones: uint8 [M, H, W, C], labels int64 [M].
 
     `share` None: they are simply more images. Otherwise, for every class that has any, that share of its draws comes
-    from them and the rest from its real images.
+    from them and the rest from its real images; or their share of the class's images if that is less, so that a handful
+    added to hundreds is not half of what is seen.
     """
 
     images: NDArray[np.uint8]
@@ -267,7 +268,8 @@ def _pool(
     if synthetic is not None and synthetic.share is not None and fake.any():
         fakes, reals = (np.bincount(labels[side], minlength=num_classes) for side in (fake, ~fake))
         both = ((fakes > 0) & (reals > 0))[labels]
-        share = np.where(fake, synthetic.share / fakes[labels].clip(1), (1 - synthetic.share) / reals[labels].clip(1))
+        share = np.minimum(synthetic.share, fakes / (fakes + reals).clip(1))[labels]
+        share = np.where(fake, share / fakes[labels].clip(1), (1 - share) / reals[labels].clip(1))
         of_image = np.where(both, share, of_image)
     return np.ascontiguousarray(images), labels, of_class[labels] * of_image
 

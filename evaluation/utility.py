@@ -11,7 +11,6 @@ generator from another seed is another experiment. Knows nothing of where images
 
 from __future__ import annotations
 
-import hashlib
 import math
 import multiprocessing
 import signal
@@ -21,7 +20,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final, TypeVar
 
 import numpy as np
@@ -32,7 +30,7 @@ from augmint.errors import DataError, UsageError
 from augmint.runtime import usable_cores
 from evaluation import augmentation, classifier, smote
 from evaluation.augmentation import STRENGTHS, Augment
-from evaluation.cache import Cache, Json, digest
+from evaluation.cache import Cache, Json, code_version, digest
 from evaluation.classifier import Synthetic, train_classifier
 from evaluation.intervals import FEWEST, Estimate, Resampled, estimate, resample
 from evaluation.utility_report import (
@@ -78,6 +76,9 @@ METHODS: Final = (
     "real + synthetic + augmentation",
 )
 
+_FIT: Final = 1
+"""Version of `_Work.fit`: to be raised with every change of what it makes of the same arguments."""
+
 _BATCH: Final = 64
 _FEW: Final = 100  # Validation images of the small classes below which the report calls them too few to choose by.
 
@@ -90,8 +91,8 @@ class UtilityConfig:
         methods: of METHODS; "real only", "oversampling + affine" and one with synthetic images must be among them.
         amounts: of generated images. 1 fills every class up to the largest; where no class has fewer than half as many
             images as the largest, 1 adds as many to every class as the largest has.
-        shares: of a class's draws that are generated images, in the mixture with augmentation. The first is used with
-            every amount, the others with the amount nearest to 1.
+        shares: of a class's draws that are generated images, at most, in the mixture with augmentation. The first is
+            used with every amount, the others with the amount nearest to 1.
         strengths: of the RandAugment-like policies.
         seeds, steps: of the classifiers; all methods have the same.
         processes: at one thread each; None: as many as cores, at most 8. They change the time and nothing else. With
@@ -167,22 +168,24 @@ def utility(
         notes.append("With one classifier a row, the intervals say nothing of the luck of its seed.")
     free, words = _free_methods(config, train, names)
     with_images = _synthetic_methods(config, list(amounts))
-    with _Fits(train, validation[0], test[0], synthetic, amounts, len(names), config, cache, progress) as fits:
-        fits.total = (len(free) + len(with_images)) * len(config.seeds)
+    looked_at = np.concatenate([validation[0], test[0]])
+    work = _Work(train, looked_at, synthetic, amounts, len(names), config.steps)
+    total = (len(free) + len(with_images)) * len(config.seeds)
+    with _Fits(work, config, cache or Cache(None), total, progress) as fits:
         fits.run(free)
         # The baseline's augmentation first: the mixtures get the same, so that only the images differ.
         seen = _weights(validation[1], small, len(names))
         default = next(method for method in free if method.augment == "affine")
         others = [method for method in free if method.augment is not None and method != default]
-        scores = fits.scores(0, validation[1])
+        scores = fits.scores(slice(len(validation[1])), validation[1])
         baseline, why_baseline, _ = _choose(default, others, scores, seen, validation[1], small, "augmentation")
         with_images = [replace(m, augment=baseline.augment) if m.augment else m for m in with_images]
         fits.run(with_images)
-        scores = fits.scores(0, validation[1])
+        scores = fits.scores(slice(len(validation[1])), validation[1])
         chosen, why, by_validation = _choose(
             with_images[0], with_images[1:], scores, seen, validation[1], small, "amount and mixture"
         )
-        tested = fits.scores(1, test[1])
+        tested = fits.scores(slice(len(validation[1]), None), test[1])
 
     methods = [*free, *sorted(with_images, key=lambda m: (m.augment is not None, m.amount or 0, m.share or 0))]
     there = np.bincount(test[1], minlength=len(names)) / len(test[1])
@@ -450,37 +453,25 @@ def _fit(method: _Method, seed: int) -> NDArray[np.int64]:
 class _Fits(AbstractContextManager["_Fits"]):
     """Fits methods, each finished one kept at once; the processes live as long as the `with` block."""
 
-    def __init__(
-        self,
-        train: Labelled,
-        validation: NDArray[np.uint8],
-        test: NDArray[np.uint8],
-        synthetic: Labelled,
-        amounts: Mapping[float, NDArray[np.int64]],
-        num_classes: int,
-        config: UtilityConfig,
-        cache: Cache | None,
-        progress: Progress | None,
-    ) -> None:
-        looked_at = np.concatenate([validation, test])
-        self._work = _Work(train, looked_at, synthetic, amounts, num_classes, config.steps)
+    def __init__(self, work: _Work, config: UtilityConfig, cache: Cache, total: int, progress: Progress | None) -> None:
+        self._work = work
         self._config = config
-        self._cache = cache or Cache(None)
+        self._cache = cache
         self._progress = progress
-        self._split = len(validation)
         self._shared: dict[str, Json] = {
-            "code": _code_version(),
-            "train": digest(*train),
-            "looked_at": digest(looked_at),
-            "classes": num_classes,
-            "steps": config.steps,
-            "batch": _BATCH,
+            "code": code_version(augmentation, classifier, smote),
+            "fit": _FIT,
+            "train": digest(*work.train),
+            "looked_at": digest(work.looked_at),
+            "classes": work.num_classes,
+            "steps": work.steps,
         }
+        images, labels = work.synthetic
         self._synthetic: dict[float | None, Json] = {None: None}
-        self._synthetic |= {a: digest(synthetic[0][rows], synthetic[1][rows]) for a, rows in amounts.items()}
+        self._synthetic |= {amount: digest(images[rows], labels[rows]) for amount, rows in work.amounts.items()}
         self._pool: ProcessPoolExecutor | None = None
         self._predictions: dict[_Method, dict[int, NDArray[np.int64]]] = {}
-        self.total, self.done, self.cached = 0, 0, 0
+        self.total, self.done, self.cached = total, 0, 0
 
     def __exit__(self, *error: object) -> None:
         if self._pool is not None:
@@ -501,9 +492,8 @@ class _Fits(AbstractContextManager["_Fits"]):
             self._cache.keep("utility", self._key(method, seed), {"predicted": predicted})
             self._finished(method, seed, predicted)
 
-    def scores(self, part: int, truth: NDArray[np.int64]) -> dict[_Method, Resampled]:
-        """Of what has been fitted, on the validation (`part` 0) or the test images (1)."""
-        here = slice(self._split) if part == 0 else slice(self._split, None)
+    def scores(self, here: slice, truth: NDArray[np.int64]) -> dict[_Method, Resampled]:
+        """Of all that has been fitted, on these of the images to look at, whose classes are `truth`."""
         right = {
             method: np.stack([by_seed[seed][here] == truth for seed in self._config.seeds])
             for method, by_seed in self._predictions.items()
@@ -546,12 +536,6 @@ class _Fits(AbstractContextManager["_Fits"]):
             yield method, seed, self._work.fit(method, seed)
 
 
-def _code_version() -> str:
-    """Of what decides a fit's predictions: a fit by other code is another fit."""
-    files = [Path(module.__file__ or "").read_bytes() for module in (augmentation, classifier, smote)]
-    return f"1 {hashlib.sha256(b''.join(files)).hexdigest()[:16]} torch {torch.__version__}"
-
-
 # --- choosing and figures ---------------------------------------------------------------------------------------------
 
 
@@ -571,19 +555,18 @@ def _choose(
     small: Sequence[int],
     what: str,
 ) -> tuple[_Method, str, bool]:
-    """The default, unless others do better on validation beyond doubt: then the best of those. And why.
+    """The default, unless others do better on validation: then the best of those. And why.
 
-    Beyond doubt: the paired interval lies above zero, at 95 % for all comparisons with the default together
-    (Bonferroni). The best figure of several on a handful of images is chance, and would weaken the baseline as often as
-    the generator. Baseline and generator are chosen by this same rule.
+    Better means that the paired 95 % interval of the difference lies above zero. The best figure of several on a
+    handful of images is chance, and to follow it would weaken the baseline as often as the generator. Both are chosen
+    by this same rule.
     """
     n = int(np.isin(labels, small).sum())
     if not others:
         return default, f"Only one {what} was compared.", False
     if not n:
         return default, f"There are no validation images of the small classes to choose by: the default {what}.", False
-    level = 1 - 0.05 / len(others)
-    better = [other for other in others if estimate(scores[other], weights, scores[default], level).sign > 0]
+    better = [other for other in others if estimate(scores[other], weights, scores[default]).sign > 0]
     images = f"{n:,} validation images of the small classes"
     if better:
         best = max(better, key=lambda other: estimate(scores[other], weights).value)

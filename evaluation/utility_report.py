@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -142,22 +143,25 @@ class UtilityReport:
 
     def text(self) -> str:
         """The tables in fixed width (at most 120 columns where names are short), what was compared, the conclusion."""
-        blocks = [_fixed(_TITLES, self._cells()), _fixed(_CLASS_TITLES, self._class_cells()), "\n".join(self._words())]
+        words = [textwrap.fill(line, 120) for line in self._words()]
+        blocks = [_fixed(_TITLES, self._cells()), _fixed(_CLASS_TITLES, self._class_cells()), "\n".join(words)]
         return "\n\n".join([*blocks, self.conclusion])
 
     def rich(self) -> RenderableType:
         """The same for a terminal."""
+        from rich.box import SIMPLE_HEAD
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title="Does it help?")
+        look: Any = {"box": SIMPLE_HEAD, "padding": 0, "title_justify": "left"}  # Narrow: 120 columns are enough.
+        table = Table(title="Does it help?", **look)
         for title in _TITLES:
             table.add_column(title, justify="left" if title == _TITLES[0] else "right", no_wrap=title != _TITLES[0])
         for row, cells in zip(self.rows, self._cells(), strict=True):
             marked = self.is_chosen(row) or row.method == self.baseline
             table.add_row(*map(Text, cells), style="bold" if marked else "")
-        classes = Table(title="Class by class")
+        classes = Table(title="Class by class", **look)
         for title in _CLASS_TITLES:
             classes.add_column(title, justify="left" if title in ("class", "effect") else "right")
         for cells in self._class_cells():
@@ -174,7 +178,7 @@ class UtilityReport:
             "Amount: 1× fills every class up to the largest. Mix: share of a class's draws that are generated. light, "
             "medium, strong: affine with brightness, contrast, noise and a cut-out square.",
             f"Baseline: {self.baseline}. {self.baseline_why}",
-            f"Chosen: {self.chosen.method} at {self.chosen.amount:g}×. {self.chosen.why}",
+            f"→ Chosen: {self.chosen.method} at {self.chosen.amount:g}×. {self.chosen.why}",
         ]
         lines += [f"{row.method}: {row.note}." for row in self.rows if row.note]
         lines += [f"{method} was left out: {reason}." for method, reason in self.skipped.items()]
@@ -183,7 +187,7 @@ class UtilityReport:
     def _cells(self) -> list[tuple[str, ...]]:
         return [
             (
-                row.method + (" (chosen)" if self.is_chosen(row) else ""),
+                ("→ " if self.is_chosen(row) else "") + row.method,
                 "" if row.amount is None else f"{row.amount:g}×",
                 "" if row.share is None else f"{row.share:.0%}",
                 f"{row.minority_recall:.3f}{_range(row.minority_recall_interval)}",

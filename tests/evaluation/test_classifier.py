@@ -86,6 +86,8 @@ def test_who_is_drawn_how_often() -> None:
     assert added == pytest.approx([1 / 6] * 6)
     mixed = probabilities([0, 0, 0, 1], [1, 1], "balanced", 0.5)
     assert mixed == pytest.approx([1 / 6] * 3 + [1 / 4] + [1 / 8] * 2)
+    few = probabilities([0, 0, 1, 1, 1], [1], "balanced", 0.5)
+    assert few == pytest.approx([1 / 4] * 2 + [1 / 8] * 4)
     only_fakes = probabilities([0, 0, 0], [1, 1], "balanced", 0.5)
     assert only_fakes == pytest.approx([1 / 6] * 3 + [1 / 4] * 2)
 
