@@ -29,6 +29,7 @@ from augmint.images import Resize
 from augmint.runtime import usable_cores
 from augmint.samples import Source
 from evaluation.cache import Cache
+from evaluation.cas import CasReport, cas
 from evaluation.copying import CopyingReport, copying
 from evaluation.extractors import open_extractor
 from evaluation.fidelity import FidelityReport, measure
@@ -45,6 +46,8 @@ Progress = Callable[[str, int, int, str], None]
 EXTRACTORS: Final = ("efficientnet-lite0", "classifier")
 _FIDELITY: Final = {False: 200, True: 60}  # generated images of each class that fidelity and copying look at
 _MOST: Final = {False: 3000, True: 1000}  # … of all classes together
+_CAS_SEEDS: Final = {False: 3, True: 2}
+_MOST_ALONE: Final = 1000  # generated images of each class for classifiers of them alone
 _SHOWN: Final = 12  # pictures of each class
 _PAIRS: Final = 12  # nearest neighbours to look at
 _THIN: Final = 30  # test images of a class below which one of them is worth more than three points
@@ -71,6 +74,7 @@ class EvaluateRequest:
         bundle, token, device: see `augmint.sources.open_source`.
         quick: fewer classifiers and images: about 3 minutes on 5,000 small images and 2 cores, else up to 15.
         seed: of the images that are generated.
+        quality: which of them to keep, see `augmint.quality`.
         seeds: classifiers of each method; None: the verdict's own number.
         extractors: see `evaluation.extractors`; None: EXTRACTORS, or those of them that the images allow.
         minority: classes that the verdict is about; None: those with few train images.
@@ -87,6 +91,7 @@ class EvaluateRequest:
     device: str = "auto"
     quick: bool = False
     seed: int = 0
+    quality: str = "none"
     seeds: int | None = None
     extractors: tuple[str, ...] | None = None
     minority: tuple[str, ...] | None = None
@@ -126,7 +131,7 @@ class Evaluation:
         source: where the generated images come from.
         data, data_words: the real images, and what they were called.
         shape: (height, width, channels) at which everything was compared.
-        generated: images by class name ("" without classes), of `seed` (None: they were there already).
+        generated: images by class name ("" without classes), of `seed` (None: they were there already) and `quality`.
         utility: the verdict with every figure behind it.
         fidelity: by extractor.
         copying: near and exact copies of training images.
@@ -144,11 +149,12 @@ class Evaluation:
     shape: tuple[int, int, int]
     generated: dict[str, int]
     seed: int | None
+    quality: str
     quick: bool
     utility: UtilityReport | None
     fidelity: tuple[FidelityReport, ...]
     copying: CopyingReport | None
-    cas: Any
+    cas: CasReport | None
     reasons: dict[str, str]
     caveats: tuple[str, ...]
     notes: tuple[str, ...]
@@ -205,7 +211,9 @@ class Evaluation:
         if any(train[name] + more.get(name, 0) != largest for name in train):
             for name, n in more.items():
                 words += ["--strategy", f"{name}={train[name] + n}"]
-        words += ["--seed", str(self.seed), "--out", "balanced"]
+        words += ["--seed", str(self.seed)]
+        words += ["--quality", self.quality] if self.quality != "none" else []
+        words += ["--out", "balanced"]
         return "\n".join(shlex.join(line) for line in [*lines, words])
 
     def to_json(self, *, timings: bool = True) -> dict[str, Any]:
@@ -225,7 +233,7 @@ class Evaluation:
                 "shape": list(self.shape),
                 "classes": {name: {split: n[name] for split, n in counts.items()} for name in self.data.class_names},
             },
-            "generated": {"images": self.generated, "seed": self.seed},
+            "generated": {"images": self.generated, "seed": self.seed, "quality": self.quality},
             "quick": self.quick,
             "utility": self.utility and self.utility.to_json(),
             "fidelity": [report.to_json() for report in self.fidelity],
@@ -296,6 +304,7 @@ def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Eval
             resize=request.resize,
             skip_bad=request.skip_bad,
             words=request.words,
+            quality=request.quality,
         )
         _check_minority(request, inputs)
         extractors = _extractors(request, inputs, quick)
@@ -353,6 +362,28 @@ def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Eval
                     )
                 )
 
+    alone: CasReport | None = None
+    if inputs.no_verdict:
+        reasons[CAS] = inputs.no_verdict
+    else:
+        with clock.part(CAS) as step:
+            assert fakes.labels is not None, "no_verdict says so"
+            same = fakes.first(_as_many_as_real(inputs))
+            assert same.labels is not None, "no_verdict says so"
+            try:
+                alone = cas(
+                    (same.images, same.labels),
+                    inputs.train,
+                    inputs.test,
+                    inputs.class_names,
+                    seeds=config.seeds[: _CAS_SEEDS[quick]],
+                    steps=config.steps,
+                    cache=cache,
+                    progress=step,
+                )
+            except DataError as error:
+                reasons[CAS] = str(error).rstrip(".")
+
     report: UtilityReport | None = None
     if inputs.no_verdict:
         reasons[VERDICT] = inputs.no_verdict
@@ -382,11 +413,12 @@ def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Eval
         shape=inputs.shape,
         generated=_counts(fakes, inputs.class_names),
         seed=fakes.seed,
+        quality=request.quality,
         quick=quick,
         utility=report,
         fidelity=tuple(fidelity),
         copying=copies,
-        cas=None,
+        cas=alone,
         reasons=reasons,
         caveats=tuple(_caveats(inputs, report, request)),
         notes=inputs.notes,
@@ -450,7 +482,12 @@ def _wanted(inputs: Inputs, config: UtilityConfig, quick: bool) -> dict[str, int
     counts = inputs.data.counts("train")
     needed = images_needed(counts, config)
     shown = max(20, min(_FIDELITY[quick], _MOST[quick] // len(classes)))
-    return {name: max(needed[name], shown) for name in classes}
+    return {name: max(needed[name], shown, _as_many_as_real(inputs)) for name in classes}
+
+
+def _as_many_as_real(inputs: Inputs) -> int:
+    """Of each class for classifiers of generated images alone: as many as the largest class has, within reason."""
+    return min(max(inputs.data.counts("train").values()), _MOST_ALONE)
 
 
 # ------------------------------------------------------------------------------------------------- after it

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from augmint.bundle import MANIFEST
 from augmint.data import DataSet, load_data
-from augmint.errors import DataError, UsageError
+from augmint.errors import DataError, ShortfallError, UsageError
 from augmint.generator import Generator
 from augmint.images import Resize
 from augmint.samples import Source
@@ -125,6 +125,7 @@ def open_inputs(
     resize: Resize | None = None,
     skip_bad: bool = False,
     words: str | None = None,
+    quality: str = "none",
 ) -> Inputs:
     """Open both sides.
 
@@ -136,9 +137,10 @@ def open_inputs(
         resize: how real images of another shape are brought to the source's; None does as the bundle's training did.
         skip_bad: leave out images that cannot be read.
         words: what people call the source, where that is not `source` itself, such as the run that a bundle is of.
+        quality: which generated images to keep, see `augmint.quality`; for generators.
 
     Raises:
-        DataError, UsageError, BundleError, ServiceError: one of them cannot be used; the sentence says which.
+        AugmintError: one of them cannot be used; the sentence says which.
     """
     real = load_data(data, skip_bad=skip_bad)
     real.require_images("train")
@@ -147,12 +149,17 @@ def open_inputs(
         opened = open_source(source, bundle=bundle, device=device, token=token)
         place = str(source) if isinstance(source, str | Path) else ""
         facts, shape, own = _generator_facts(opened, place, words, real)
-        make = _from_source(opened, real, seed)
+        make = _from_source(opened, real, seed, quality)
         resize = resize or own
     else:
         if bundle is not None:
             raise UsageError(
                 f"{source} is no service, so there is no bundle to choose: leave {bundle!r} away.", code="usage.bundle"
+            )
+        if quality != "none":
+            raise UsageError(
+                f"{source} is no generator, so none of its images can be rejected: leave --quality away.",
+                code="usage.quality",
             )
         shape = real.native_shape()
         resize = resize or "fit"
@@ -200,7 +207,7 @@ def _generator_facts(
 
 
 def _from_source(
-    source: Source, data: DataSet, seed: int
+    source: Source, data: DataSet, seed: int, quality: str
 ) -> Callable[[Mapping[str, int] | int, Callable[[int, int], None]], Fakes]:
     info = source.info()
 
@@ -212,13 +219,17 @@ def _from_source(
         else:
             counts = total = wanted if isinstance(wanted, int) else sum(wanted.values())
         images, labels, done = [], [], 0
-        for part in source.stream(counts, seed=seed, chunk=_CHUNK):
+        for part in source.stream(counts, seed=seed, chunk=_CHUNK, quality=quality):
             images.append(part.images)
             if info.conditional:
                 number = np.array([_index(data.class_names, name) for name in part.class_names], dtype=np.int64)
                 labels.append(number[part.labels])
             done += len(part)
             progress(done, total)
+        if not done:
+            raise ShortfallError(
+                f"No image of {info.name} was good enough: ask for a lower --quality.", requested=total, delivered=0
+            )
         return Fakes(np.concatenate(images), np.concatenate(labels) if info.conditional else None, seed)
 
     return make

@@ -134,9 +134,9 @@ def _methods(e: Evaluation) -> dict[str, Any] | None:
     axis = _axis([interval for interval in intervals if interval is not None])
     rows = []
     for row in report.rows:
-        amount = "" if row.amount is None else f"{row.amount:g}×, {row.synthetic:,} generated images"
+        amount = "" if row.amount is None else f"{row.amount:g}×: {row.synthetic:,} generated"
         if row.share is not None:
-            amount += f", {row.share:.0%} of a class's draws"
+            amount += f", {row.share:.0%} of the draws"
         baseline = row.method == report.baseline
         chosen = report.is_chosen(row)
         words, interval = _difference(row.against_baseline)
@@ -157,12 +157,16 @@ def _methods(e: Evaluation) -> dict[str, Any] | None:
         )
     few = ", ".join(report.minority[:8]) + (f" and {len(report.minority) - 8} more" if len(report.minority) > 8 else "")
     return {
-        "about": f"{report.baseline_why} {report.chosen.why}",
+        "about": (
+            f"The baseline, what generated images must beat, is {report.baseline}. {report.baseline_why} The "
+            f"recommended use is {report.chosen.method} at {report.chosen.amount:g}×. {report.chosen.why}"
+        ),
         "caption": (
             f"Classifiers trained with each training set, {len(report.seeds)} seeds of {report.steps:,} steps, on "
             f"{sum(report.n_test.values()):,} real test images that nothing was trained or chosen on. Recall is in "
             f"percent, the mean over the small classes ({few}); differences are paired; intervals are at 95 %, over "
-            "seeds and test images. 1× fills every class up to the largest."
+            "seeds and test images. 1× fills every class up to the largest; draws are those of a class that has "
+            "generated images."
         ),
         "of": "small classes, %",
         "against": f"over {report.baseline}",
@@ -334,7 +338,9 @@ def _fidelity(e: Evaluation) -> dict[str, Any]:
                 {"value": _figure(mean[name]), "note": _between(report.mean_intervals.get(name))} for name in MEASURES
             ]
             rows.append({"name": "mean of classes", "whole": True, "cells": [{"value": "", "note": ""}, *cells]})
-        rows += [_fidelity_row(row.name, row, whole=False) for row in report.rows[:_ROWS]]
+        of_classes = [_fidelity_row(row.name, row, whole=False) for row in report.rows[:_ROWS]]
+        if not rows:
+            rows, of_classes = of_classes, []
         notes = [f"Labels are judged by {report.judge}."] if report.judge else []
         if overall.frechet_bias is not None:
             notes.append(
@@ -351,6 +357,7 @@ def _fidelity(e: Evaluation) -> dict[str, Any]:
                 ),
                 "columns": ["Class", "Images", *_TITLES.values()],
                 "rows": rows,
+                "classes": of_classes,
                 "notes": notes,
             }
         )
@@ -422,7 +429,35 @@ def _copying(e: Evaluation) -> dict[str, Any] | None:
 
 
 def _cas(e: Evaluation) -> dict[str, Any] | None:
-    return None
+    report = e.cas
+    if report is None:
+        return None
+    rows = []
+    for row in report.rows:
+        gap = ""
+        if row.difference is not None:
+            gap = _signed(100 * row.difference)
+            if row.difference_interval is not None:
+                low, high = (_signed(100 * end) for end in row.difference_interval)
+                gap += f" ({low} to {high})"
+        rows.append(
+            {
+                "name": row.name,
+                "n": f"{sum(row.n_train.values()):,}",
+                "value": _share(row.accuracy),
+                "spread": _between(row.interval, 1),
+                "gap": gap or "–",
+            }
+        )
+    return {
+        "about": report.conclusion,
+        "caption": (
+            f"Accuracy in percent on {report.n_test:,} real test images, {len(report.seeds)} seeds of {report.steps:,} "
+            "steps, all classes drawn alike often; 95 % intervals. Wrong labels and lost variety show here; nobody has "
+            "to train so."
+        ),
+        "rows": rows,
+    }
 
 
 def _run(e: Evaluation) -> list[tuple[str, str]]:
@@ -437,6 +472,7 @@ def _run(e: Evaluation) -> list[tuple[str, str]]:
         ("Fingerprint", e.data.fingerprint),
         ("Compared at", f"{height}×{width} pixels, {'colour' if channels == 3 else 'grey'}"),
         ("Generated", f"{made:,} images" + (f" of seed {e.seed}" if e.seed is not None else ", as they were")),
+        ("Quality", e.quality if e.quality != "none" else ""),
     ]
     if e.utility is not None:
         rows.append(

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from augmint.cli.options import BundleName, Device, Json, Token
+from augmint.cli.options import BundleName, Device, Json, Quality, Token
 from augmint.cli.rooms import require
 from augmint.errors import UsageError
 
@@ -53,6 +53,7 @@ def evaluate(
         int | None, typer.Option(help="Classifiers of each method; 5 by default, 3 with --quick.", min=2, metavar="N")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the images that are generated.", min=0, max=2**64 - 1, metavar="N")] = 0,
+    quality: Quality = "none",
     extractor: Annotated[
         list[str] | None,
         typer.Option(
@@ -103,6 +104,7 @@ def evaluate(
             device=device,
             quick=quick,
             seed=seed,
+            quality=quality,
             seeds=seeds,
             extractors=tuple(extractor) if extractor else None,
             minority=tuple(minority) if minority else None,

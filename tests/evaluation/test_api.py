@@ -88,7 +88,7 @@ def test_everything_is_measured(found: Evaluation) -> None:
     assert found.utility.minority == (HOSTILE,)
     assert found.copying is not None
     assert [report.extractor for report in found.fidelity] != []
-    # CAS
+    assert found.cas is not None
     assert not found.reasons
     assert found.generated[HOSTILE] >= 22  # up to the largest class
     assert found.seed == 0
