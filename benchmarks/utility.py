@@ -405,8 +405,9 @@ def page(results: Sequence[Mapping[str, Any]], command: str) -> str:
     lines = [
         "# Does it help?",
         "",
-        f"Written by `{command}` (`make bench-utility`) from {len(results)} cells; do not edit.",
+        f"Written by `{command}` (`make bench-utility`) from {_many(len(results), 'cell')}; do not edit.",
         "",
+        *(["**This was --quick: its figures mean nothing.**", ""] if any(map(_quick, results)) else []),
         "A cell is a data set with some classes cut to a few training images (*shots*). The default family is trained",
         "on that, its images fill the small classes up to the largest, and small classifiers, all alike, are trained",
         "on each method's images and judged on real test images. What costs nothing is the mark to beat: oversampling",
@@ -458,9 +459,9 @@ def _section(result: Mapping[str, Any]) -> list[str]:
         "",
         f"{result['words'][0].upper()}{result['words'][1:]}. Small: {', '.join(small)}, with "
         f"{' or '.join(map(str, few))} training images each; the others have {many}. {tested:,} test images of the "
-        f"small classes. {generators} generator{'s' if generators > 1 else ''} of {settings['minutes']:g} minutes "
+        f"small classes. {_many(generators, 'generator')} of {_many(settings['minutes'], 'minute')} "
         f"({steps} steps), "
-        f"{len(settings['classifiers'])} classifier seeds of {settings['steps']} steps; "
+        f"{_many(len(settings['classifiers']), 'classifier seed')} of {settings['steps']} steps; "
         f"{result['seconds']:.0f} s in all.",
         "",
         f"**{verdict(result)}**",
@@ -478,6 +479,14 @@ def _section(result: Mapping[str, Any]) -> list[str]:
     if each:
         lines += ["", "A generator each: " + "; ".join(_each(row) for row in each) + "."]
     return lines
+
+
+def _many(number: float, what: str) -> str:
+    return f"{number:g} {what}{'' if number == 1 else 's'}"
+
+
+def _quick(result: Mapping[str, Any]) -> bool:
+    return bool(result["settings"]["minutes"] < 0.5)
 
 
 def _each(row: Mapping[str, Any]) -> str:

@@ -70,7 +70,7 @@ def test_the_page_is_written_from_saved_cells(
     assert page.count("**It helps: +") == 1
     for name in ("real only", "oversampling", STRONG, WITHOUT, WITH, CEILING, CEILING_AFFINE):
         assert f"\n| {name} | 0." in page
-    assert "2 generators of 1 minutes (900 and 1,000 steps), 2 classifier seeds of 12 steps" in page
+    assert "2 generators of 1 minute (900 and 1,000 steps), 2 classifier seeds of 12 steps" in page
     assert "A generator each: real + synthetic 0.8" in page
     assert "nan" not in page.casefold()
     [result] = json.loads((tmp_path / "utility.json").read_text(encoding="utf-8"))
