@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from augmint.generator import Generator
+    from augmint.quality import Quality
     from augmint.samples import BundleInfo, Samples, Source
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "DataError",
     "DataSet",
     "Generator",
+    "Quality",
     "RequestError",
     "Samples",
     "ServiceError",
@@ -68,6 +70,7 @@ _HOMES = {
         "UsageError",
     ),
     "augmint.generator": ("Generator",),
+    "augmint.quality": ("Quality",),
     "augmint.samples": ("BundleInfo", "Samples", "Source"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

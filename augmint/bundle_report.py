@@ -88,7 +88,7 @@ class BundleReport:
             ("graph", f"opset {m.generator.opset}, {m.generator.precision}, optimised: {m.generator.optimisation}; "
                       + ", ".join(f"{name} {version}" for name, version in m.generator.versions.items())),
             ("critic", ", ".join(tensor.name for tensor in m.critic.outputs) if m.critic else "none"),
-            ("quality", ", ".join(f"{part}: {why}" if why else part for part, why in m.offers.items())),
+            ("quality", _offers(m)),
             ("here", f"{self.device}: golden samples reproduced {kept}" + (f" ({self.remark})" if self.remark else "")),
         ]  # fmt: skip
         lines = [f"{m.identity.name}: verified", "", *(f"{name:<9}{value}" for name, value in rows)]
@@ -178,6 +178,17 @@ def inspect_bundle(path: str | os.PathLike[str], *, device: str = "cpu") -> Bund
 
 def _figure(metric: Metric | None) -> str:
     return "–" if metric is None or metric.value is None else f"{metric.value:.3f}"
+
+
+def _offers(manifest: Manifest) -> str:
+    """Which images can be kept and rejected, and why others cannot."""
+    have = [part for part, why in manifest.offers.items() if not why]
+    lack: dict[str, list[str]] = {}
+    for part, why in manifest.offers.items():
+        if why:
+            lack.setdefault(why, []).append(part)
+    missing = "; ".join(f"no {' or '.join(parts)}: {why}" for why, parts in lack.items())
+    return " ".join(filter(None, [", ".join(have) or "none", f"({missing})" if missing else ""]))
 
 
 def _shown(name: str) -> str:

@@ -31,6 +31,7 @@ def model_card(description: Description, *, sheet: Mapping[str, int] | int | Non
         _opening(description),
         _look(sheet),
         _use(description),
+        _quality(description),
         _data(description),
         _evidence(description),
         _limits(description),
@@ -119,6 +120,36 @@ def _promise(d: Description) -> str:
         "The same seed gives the same images, whatever is asked for beside them: byte for byte on the processor type "
         f"and ONNX Runtime version of the export, elsewhere within {d.sampling.tolerance} grey levels."
     )
+
+
+def _quality(d: Description) -> str:
+    judges = d.quality
+    if judges is None or not any(why == "" for why in d.offers.values()):
+        return ""
+    lines = ["## Keeping the better ones", ""]
+    wish = ",".join("realism:0.1" if part == "realism" else part for part, why in d.offers.items() if not why)
+    lines += [
+        f'`quality="{wish}"`, or a part of it (`--quality` on the command line), rejects images one by one and makes '
+        "more until there are enough; every answer says how many were rejected and why. Fewer are not better by "
+        "themselves: what looks least real may be what a classifier lacks, so measure.",
+        "",
+    ]
+    if judges.classifier is not None:
+        lines.append("- `labels`: a small CNN trained on the train images takes the image for its class.")
+    if judges.realism is not None:
+        lines.append(
+            "- `realism:SHARE`: without that share of each class, by the training's own critic "
+            f"({judges.realism.n:,} generated images of each class gave the thresholds)."
+        )
+    if judges.copies is not None:
+        lines.append(
+            f"- `copies`: no image nearer to a train image than {judges.copies.quantile:.0%} of the "
+            f"{judges.copies.held_out:,} validation images are, in that CNN's features. Exact and slightly noisy "
+            f"copies are found; shifted or darkened ones are not. `{judges.copies.file}` holds those features of the "
+            "train images: no pictures, but whoever has an image can tell by them whether it was trained on."
+        )
+    lines += [f"- No `{part}`: {_text(why)}." for part, why in d.offers.items() if why]
+    return "\n".join(lines)
 
 
 def _data(d: Description) -> str:

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from export import evidence
+from export import evidence, judges
 from export.api import ExportRequest, ExportResult, export_run
 from export.gates import Subject
 from export.graph import critic_graph, generator_graph, serialise
@@ -72,9 +72,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _short_classifiers() -> Iterator[None]:
-    """The evidence's classifiers are trained for a moment: these tests ask what is said, not how good it is."""
+    """Classifiers are trained for a moment: these tests ask what is said, not how good it is."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evidence, "_STEPS", 40)
+        patch.setattr(judges, "_STEPS", 40)
         yield
 
 

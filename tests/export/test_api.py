@@ -19,7 +19,7 @@ from PIL import Image
 import augmint
 from augmint.bundle import MANIFEST, essentials, read_bundle
 from augmint.bundle_report import inspect_bundle
-from augmint.errors import ExportError, GateError, TrainingError, UsageError
+from augmint.errors import ExportError, GateError, RequestError, TrainingError, UsageError
 from augmint.latents import latents
 from augmint.runtime import open_session
 from export import api, gates, networks
@@ -37,7 +37,17 @@ def test_the_bundle_opens_and_reproduces_its_golden_samples(exported: ExportResu
     assert info.class_names == tuple("0123456789")
     assert info.image_shape == (8, 8, 1)
     assert sorted(path.name for path in exported.path.iterdir()) == sorted(
-        [MANIFEST, "README.md", "critic.onnx", "generator.onnx", "golden.npy", "samples.png"]
+        [
+            MANIFEST,
+            "README.md",
+            "classifier.onnx",
+            "critic.onnx",
+            "generator.onnx",
+            "golden.npy",
+            "realism.npy",
+            "samples.png",
+            "train.npy",
+        ]
     )
     assert [path.name for path in exported.path.parent.iterdir()] == ["digits"], "nothing temporary is left"
 
@@ -152,6 +162,7 @@ def test_inspect_shows_it(exported: ExportResult) -> None:
     assert "byte for byte" in text
     assert str(exported.path / "samples.png") in text
     assert report.as_dict()["critic"]["file"] == "critic.onnx"
+    assert "labels, realism, copies" in text
 
 
 # -------------------------------------------------------------------------------------------------- other requests
@@ -192,7 +203,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
 @pytest.mark.usefixtures("quick")
 def test_half_precision_states_what_it_does_not_promise(run: Path, exported: ExportResult, tmp_path: Path) -> None:
     lines: list[str] = []
-    request = ExportRequest(run=run, out=tmp_path / "half", precision="fp16", evaluate="none")
+    request = ExportRequest(run=run, out=tmp_path / "half", precision="fp16", evaluate="none", copies=False)
     result = export_run(request, say=lines.append)
     manifest = read_bundle(result.path).manifest
     assert manifest.generator.precision == "fp16"
@@ -200,6 +211,8 @@ def test_half_precision_states_what_it_does_not_promise(run: Path, exported: Exp
     assert manifest.evidence.batch_invariance is None
     assert any("Half precision" in warning for warning in result.warnings)
     assert not result.metrics
+    assert "left the features of the training images out" in manifest.offers["copies"]
+    assert not (result.path / "train.npy").exists()
     assert (result.path / "generator.onnx").stat().st_size < 0.6 * (exported.path / "generator.onnx").stat().st_size
     assert augmint.Generator(result.path, device="cpu").info().reproducibility == "tolerance"
     assert "No quality was measured" in (result.path / "README.md").read_text(encoding="utf-8")
@@ -300,6 +313,11 @@ def test_data_that_are_gone_leave_a_bundle_without_figures(run: Path, tmp_path: 
     assert not result.metrics
     assert any(str(tmp_path / "gone") in line for line in lines), "the user is told which"
     assert any("nothing was measured" in warning for warning in result.warnings)
+    offers = read_bundle(result.path).manifest.offers
+    assert offers["realism"] == ""
+    assert offers["labels"] == offers["copies"] == "the training data could not be read again at export"
+    with pytest.raises(RequestError, match=r"could not be read again.*this bundle offers realism\."):
+        augmint.Generator(result.path, device="cpu").generate({"3": 1}, quality="labels,copies")
     assert str(tmp_path) not in (result.path / MANIFEST).read_text(), "no path of this machine"
 
 
