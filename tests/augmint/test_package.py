@@ -33,6 +33,7 @@ def test_the_public_names() -> None:
         "DataError",
         "DataSet",
         "Generator",
+        "Quality",
         "RequestError",
         "Samples",
         "ServiceError",
