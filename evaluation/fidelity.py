@@ -122,11 +122,13 @@ class FidelityReport:
         widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
         table = ["  ".join(_pad(line, widths)).rstrip() for line in lines]
         notes = [f"features: {self.extractor}"] + ([f"labels: {self.judge}"] if self.judge else [])
+        biases = [row.frechet_bias for row in self.rows if row.frechet_bias is not None]
+        if biases and len(self.rows) > 1:
+            about = _figure(float(np.mean(biases)))
+            notes.append(f"Fréchet distance of real images in the fakes' place: about {about} (mean over classes)")
         if self.overall.frechet_bias is not None:
-            notes.append(
-                f"real images in the place of the fakes would be at a Fréchet distance of about "
-                f"{_figure(self.overall.frechet_bias)} over all"
-            )
+            about = _figure(self.overall.frechet_bias)
+            notes.append(f"Fréchet distance of real images in the fakes' place: about {about} ({self.overall.name})")
         notes += [f"{row.name}: {what}: {why}" for row in every for what, why in row.reasons.items()]
         return "\n".join([*table, *notes])
 
@@ -182,11 +184,17 @@ def measure(
         all_real, all_fake = np.concatenate(real_chosen), np.concatenate(fake_chosen)
         own = None if right is None else right[all_fake]
         overall, _ = _row("all", real_points[all_real], fake_points[all_fake], own, k, rng)
-    of_mean = {
-        name: bootstrap.interval(np.mean(several, axis=0))
-        for name in MEASURES
-        if (several := [drawn[name] for drawn in draws if name in drawn])
-    }
+    of_mean = {}
+    for name in MEASURES:
+        # About the value: what steadies a class's own share would otherwise push all of them the same way.
+        several = [
+            drawn[name] - drawn[name].mean() + getattr(row, name)
+            for row, drawn in zip(rows, draws, strict=True)
+            if name in drawn
+        ]
+        if several:
+            low, high = bootstrap.interval(np.mean(several, axis=0))
+            of_mean[name] = (max(low, 0.0), min(high, 1.0)) if name in _SHARES else (low, high)
     return FidelityReport(features.name, judge.name if judge else None, tuple(rows), overall, of_mean)
 
 
