@@ -25,7 +25,7 @@ def test_wrong_labels_cost_accuracy_and_fits_are_remembered(tmp_path: Path, digi
             (images[some][1::3], labels[some][1::3]),
             NAMES,
             seeds=(0, 1),
-            steps=40,
+            steps=30,
             cache=Cache(tmp_path),
             progress=lambda done, total, what: told.append(f"{done}/{total} {what}"),
         )
