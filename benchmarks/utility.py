@@ -11,9 +11,9 @@ images that nothing else has seen. Nothing is chosen by the test images: amount 
 
 Beside the methods stands the ceiling: the same classifiers trained on what was cut away, too.
 
-Finished cells lie in --out (bench-utility-out/cells) and are not measured again, unless --again or other settings
-ask for it; what had been finished of an interrupted cell is used, too. docs/utility.md and docs/utility.json are
-written anew from all cells that lie there, after each.
+Finished cells lie in --out (bench-utility-out/cells) and are not measured again, unless --again asks for it, or other
+settings, or other code in training/ or evaluation/; what had been finished of an interrupted cell is used, too.
+docs/utility.md and docs/utility.json are written anew from all cells that lie there, after each.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import argparse
 import datetime
 import functools
+import hashlib
 import json
 import math
 import multiprocessing
@@ -56,6 +57,8 @@ from evaluation.cache import Arrays, Cache, Json, digest  # noqa: E402
 
 OUT: Final = ROOT / "bench-utility-out"
 SHOTS: Final = (10, 20, 50)
+USUAL: Final = {"mnist5k": SHOTS, "fashion": SHOTS, "solar": (20,), "emoji": SHOTS, "letters": (10, 20)}
+"""What is run when nothing is asked for: as much as fits into 50 minutes on 2 cores."""
 MOST: Final = 350
 """Training images that a class which is not small keeps."""
 STRONG: Final = "oversampling + affine"
@@ -166,6 +169,7 @@ def measure(cell: Cell, out: Path) -> dict[str, Any]:
         "words": source.words,
         "shots": cell.shots,
         "settings": asdict(settings),
+        "code": code("training", "evaluation"),
         "fingerprint": data.fingerprint,
         "small": list(small),
         "image_shape": list(shape),
@@ -231,7 +235,7 @@ def generated(
 
     place = out / "work" / f"{cell.source}-{cell.shots}-{seed}"
     kept = place / "images.npz"
-    key = json.dumps([cell.settings.minutes, data.fingerprint, dict(needed)], sort_keys=True)
+    key = json.dumps([cell.settings.minutes, data.fingerprint, dict(needed), code("training")], sort_keys=True)
     if kept.is_file():
         with np.load(kept, allow_pickle=False) as arrays:
             if str(arrays["key"]) == key:
@@ -510,6 +514,15 @@ def made() -> dict[str, Any]:
     }
 
 
+@functools.cache
+def code(*rooms: str) -> str:
+    """sha256 hex, 16 digits, of the Python files in these rooms."""
+    found = hashlib.sha256()
+    for file in sorted(file for room in rooms for file in (ROOT / room).rglob("*.py")):
+        found.update(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes())
+    return found.hexdigest()[:16]
+
+
 def _cpu() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -536,7 +549,9 @@ def write_page(out: Path, docs: Path) -> int:
 def plan(arguments: argparse.Namespace) -> list[Cell]:
     """The cells asked for, those that take longest first."""
     wanted: list[tuple[str, int]] = []
-    for text in arguments.cells.split(",") if arguments.cells else SOURCES:
+    if not arguments.cells:
+        wanted = [(name, shots) for name, several in USUAL.items() for shots in several]
+    for text in arguments.cells.split(",") if arguments.cells else ():
         name, _, shots = text.partition("/")
         if name not in SOURCES or (shots and (not shots.isdigit() or int(shots) < 1)):
             raise UsageError(f"--cells {text}: name {', '.join(SOURCES)}, or one with shots, as mnist5k/20.")
@@ -566,12 +581,13 @@ def plan(arguments: argparse.Namespace) -> list[Cell]:
 
 
 def finished(cell: Cell, out: Path) -> bool:
-    """Whether it lies there, with these settings."""
+    """Whether it lies there, with these settings and by this code."""
     try:
         found = json.loads(cell.file(out).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return bool(found["settings"] == json.loads(json.dumps(asdict(cell.settings))))
+    same = found["settings"] == json.loads(json.dumps(asdict(cell.settings)))
+    return bool(same and found["code"] == code("training", "evaluation"))
 
 
 def seconds_a_fit(cell: Cell) -> float:
@@ -590,7 +606,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--cells", help=f"of {', '.join(SOURCES)}, or with shots, as mnist5k/20; all by default")
+    parser.add_argument("--cells", help=f"of {', '.join(SOURCES)}, or with shots, as mnist5k/20; most by default")
     parser.add_argument("--minutes", default="2", help="of training a generator; others by cell: 2,mnist5k/20=15")
     parser.add_argument("--generators", type=int, help="seeds; by default 3 for mnist5k/20 and 1 elsewhere")
     parser.add_argument("--classifiers", type=int, default=5, help="seeds")
@@ -621,6 +637,10 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.only_print:
         cells = plan(arguments)
         left = [cell for cell in cells if arguments.again or not finished(cell, out)]
+        if arguments.again:
+            for cell in cells:
+                for place in (out / "work").glob(f"{cell.source}-{cell.shots}-*"):
+                    shutil.rmtree(place)
         print(f"{len(cells)} cells, {len(cells) - len(left)} of them finished already.", file=sys.stderr)
         if left:
             _estimate(left, arguments.processes)

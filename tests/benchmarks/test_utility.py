@@ -43,6 +43,7 @@ def saved(out: Path, *, ours: float = 0.95) -> dict[str, Any]:
         "words": SOURCES[cell.source].words,
         "shots": 20,
         "settings": utility.asdict(cell.settings),
+        "code": utility.code("training", "evaluation"),
         "fingerprint": "0" * 64,
         "small": list(NAMES[5:]),
         "image_shape": [28, 28, 1],
@@ -156,7 +157,8 @@ def arguments(**changes: Any) -> Any:
 
 def test_the_plan() -> None:
     cells = utility.plan(arguments(minutes="2,mnist5k/20=15,solar=1"))
-    assert len(cells) == 15
+    assert sorted({cell.source for cell in cells}) == sorted(SOURCES)
+    assert len(utility.plan(arguments(cells="solar"))) == 3
     assert cells[0] == Cell("mnist5k", 20, Settings(15.0, (0, 1, 2), (0, 1, 2, 3, 4), 700))
     assert {cell.settings.minutes for cell in cells if cell.source == "solar"} == {1.0}
     assert [cell.name for cell in utility.plan(arguments(cells="letters/5,solar/10"))] == ["letters/5", "solar/10"]
