@@ -255,6 +255,55 @@ def test_draining_refuses_new_requests_and_finishes_the_others(run: Callable[...
     run(scenario)
 
 
+RARE = {"counts": {"été 10": 3}, "seed": 1, "quality": "labels:0.99"}  # takes several rounds
+
+
+def test_draining_finishes_what_is_between_two_rounds(run: Callable[..., None], judged_bundle: Path) -> None:
+    async def scenario(service: Harness) -> None:
+        task = asyncio.create_task(service.ask(RARE))
+        await service.until(lambda: bool(service.calls))
+        service.api.begin_draining()
+        problem(await service.ask(RARE), 503, "draining")
+        service.gate.set()
+        await service.api.stop()
+        reply = await task
+        assert reply is not None
+        assert reply.status == 200
+        assert len(service.calls) > 1
+        wanted = Generator(judged_bundle, device="cpu", threads=1).generate(
+            {"été 10": 3}, seed=1, quality="labels:0.99"
+        )
+        assert reply.headers["augmint-generated"] == str(wanted.generated["été 10"])
+
+    run(scenario, bundles=(judged_bundle,))
+
+
+def test_a_deadline_and_a_client_that_goes_end_a_search_too(run: Callable[..., None], judged_bundle: Path) -> None:
+    async def scenario(service: Harness) -> None:
+        problem(await service.ask(RARE), 504, "deadline")
+        gone = asyncio.Event()
+        task = asyncio.create_task(service.ask(RARE, gone=gone))
+        gone.set()
+        reply = await task
+        assert reply is not None
+        assert reply.status == 499
+        service.gate.set()
+        await service.until(lambda: service.api.pending == 0)
+
+    run(scenario, bundles=(judged_bundle,), timeout_s=0.3)
+
+
+def test_what_a_search_made_counts_against_the_rate(run: Callable[..., None], judged_bundle: Path) -> None:
+    async def scenario(service: Harness) -> None:
+        service.gate.set()
+        reply = await service.ask(RARE)
+        assert reply is not None
+        assert int(reply.headers["augmint-generated"]) > 30
+        problem(await service.ask({"counts": {"cat": 25}}), 429, "rate")
+
+    run(scenario, bundles=(judged_bundle,), max_images=30, rate_images=0.001)
+
+
 def test_sigterm_drains_whatever_the_loop_is_doing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The handler may find any lock held: it must not need one."""
     lock = threading.Lock()
