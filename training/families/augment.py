@@ -61,6 +61,7 @@ class AugmentOptions(FamilyOptions):
     encoder_features: Count = 192  # its hidden layer
     reconstruction: NonNegative = 20.0  # weight of the mean squared error of rebuilt reals; 0 trains without encoder
     divergence: NonNegative = 0.005  # weight of the encoder's KL divergence from N(0, I), in nats
+    encoder_fade: Share = 0.7  # last share of the steps, over which both weights fall to 0: the labels come out truer
     learning_rate: Positive = 1e-3
     decay_share: Share = 0.0  # last share of the steps, over which the rate falls to a twentieth; 0.3 ended lower
     beta1: Share = 0.0
@@ -225,6 +226,8 @@ class Augment(Family[AugmentOptions]):
     def narrower(cls, options: AugmentOptions) -> tuple[AugmentOptions, ...]:
         return (replace(options, reconstruction=0.0),) if options.reconstruction > 0 else ()
 
+    _encoder_weight = 1.0  # set by `schedule` for each step
+
     def generator(self) -> nn.Module:
         return Generator(self.options, self.image_shape, self.num_classes)
 
@@ -251,6 +254,8 @@ class Augment(Family[AugmentOptions]):
         factor = max(0.05, min(1.0, left / share)) if share > 0 else 1.0
         for group in (*generator.param_groups, *critic.param_groups):
             group["lr"] = self.options.learning_rate * factor
+        fade = self.options.encoder_fade
+        self._encoder_weight = min(1.0, left / fade) if fade > 0 else 1.0
 
     def widen(self, reals: Tensor, generator: torch.Generator) -> Tensor:
         options = self.options
@@ -297,7 +302,7 @@ class Augment(Family[AugmentOptions]):
         rebuilt = networks.generator(mean + torch.exp(log_variance / 2) * noise, batch.label)
         error = (rebuilt - real).square().mean()
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
-        loss = loss + options.reconstruction * error + options.divergence * divergence
+        loss = loss + self._encoder_weight * (options.reconstruction * error + options.divergence * divergence)
         return loss, {"error": error.detach(), "divergence": divergence.detach()}
 
 
