@@ -309,6 +309,8 @@ def _amounts(
     of_class = [np.flatnonzero(labels == c) for c in range(len(names))]
     found: dict[float, NDArray[np.int64]] = {}
     notes: list[str] = []
+    if not _short(counts).any():
+        notes.append("No class is short of images: 1× adds as many generated ones to each as the largest has.")
     for amount in sorted(set(config.amounts)):
         wanted = _wanted(counts, amount, config.steps)
         rows = np.sort(np.concatenate([of_class[c][: wanted[c]] for c in range(len(names))]))

@@ -175,11 +175,12 @@ class UtilityReport:
         lines = [
             f"{len(self.seeds)} classifiers a row, {self.steps} steps each, on {sum(self.n_test.values()):,} held-out "
             f"real images. Recall is the mean over the small classes: {shown(self.minority)}. Differences in points.",
-            "Amount: 1× fills every class up to the largest. Mix: share of a class's draws that are generated. light, "
-            "medium, strong: affine with brightness, contrast, noise and a cut-out square.",
+            "Amount: 1× fills every class up to the largest. Mix: share of a class's draws that are generated.",
             f"Baseline: {self.baseline}. {self.baseline_why}",
             f"→ Chosen: {self.chosen.method} at {self.chosen.amount:g}×. {self.chosen.why}",
         ]
+        if any(row.augmentation not in (None, "affine") for row in self.rows):
+            lines.append("light, medium, strong: affine with brightness, contrast, noise and a cut-out square.")
         lines += [f"{row.method}: {row.note}." for row in self.rows if row.note]
         lines += [f"{method} was left out: {reason}." for method, reason in self.skipped.items()]
         return [*lines, *self.notes]
