@@ -42,20 +42,19 @@ _HEADLINES: Final = {
 
 
 def check_report(directory: Path) -> None:
-    """Refuse a place that no report can be written to, before hours of work.
+    """Refuse a place that no report can be written to, before any work; makes nothing.
 
     Raises:
         DataError: it is a file, or cannot be made or written to.
     """
     if directory.exists() and not directory.is_dir():
         raise DataError(f"{directory} is a file: give --report a folder.", code="data.unwritable")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(directory, error) from None
-    if not os.access(directory, os.W_OK):
+    there = directory.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise DataError(
-            f"{directory} may not be written to: choose another folder for --report.", code="data.unwritable"
+            f"{directory} cannot be written: {there} is no folder that you may write to.", code="data.unwritable"
         )
 
 

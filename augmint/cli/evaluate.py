@@ -152,7 +152,9 @@ def _as_bundle(source: str, talk: Callable[[str], None]) -> Iterator[str]:
 def parts_progress() -> Iterator[Callable[[str, int, int, str], None]]:
     """A function to be told (part, done, total, what): bars on a terminal, else a line now and then; on stderr."""
     if not sys.stderr.isatty():
-        yield _Lines()
+        lines = _Lines()
+        yield lines
+        lines.finish()
         return
     from rich.console import Console
     from rich.progress import (
@@ -185,7 +187,7 @@ def parts_progress() -> Iterator[Callable[[str, int, int, str], None]]:
 
 
 class _Lines:
-    """Plain lines for logs and pipes: when a part begins, every ten seconds, and when it ends."""
+    """Plain lines for logs and pipes: when a part begins, every ten seconds, and when it has ended."""
 
     def __init__(self, *, every: float = 10.0) -> None:
         self._every = every
@@ -196,15 +198,22 @@ class _Lines:
     def __call__(self, part: str, done: int, total: int, what: str) -> None:
         now = time.monotonic()
         if part != self._part:
+            self.finish()
             self._part, self._began, self._said = part, now, now
             self._recent.clear()
             print(f"{part} …", file=sys.stderr, flush=True)
+        if self._recent and done < self._recent[-1][1]:
+            self._recent.clear()  # a part of several steps, each of which counts anew
         self._recent.append((now, done))
-        if done >= total:
-            print(f"{part}: done in {now - self._began:.0f} s", file=sys.stderr, flush=True)
-        elif now - self._said >= self._every:
+        if done < total and now - self._said >= self._every:
             self._said = now
             print(f"{part}: {done} of {total}, {self._left(total)}, {what}", file=sys.stderr, flush=True)
+
+    def finish(self) -> None:
+        """The part that was going on has ended."""
+        if self._part:
+            print(f"{self._part}: {time.monotonic() - self._began:.0f} s", file=sys.stderr, flush=True)
+            self._part = ""
 
     def _left(self, total: int) -> str:
         (first, before), (last, after) = self._recent[0], self._recent[-1]

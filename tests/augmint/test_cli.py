@@ -31,7 +31,7 @@ from tests.augmint.fakeservice import FakeService, problem
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("cat", "dog", "été 10")
-VERBS = ("inspect", "train", "export", "serve", "sample", "balance", "demo")
+VERBS = ("inspect", "train", "export", "serve", "sample", "balance", "evaluate", "demo")
 
 
 class Ran(NamedTuple):
@@ -108,7 +108,7 @@ def test_every_example_in_the_help_parses(run: Run, monkeypatch: pytest.MonkeyPa
     examples = [line.split(">")[0].split() for line in render().splitlines() if line.startswith("    augmint ")]
     assert len(examples) > 12
     for words in examples:
-        if words[1] in ("demo", "serve", "train", "export"):  # theirs would import torch or start a server
+        if words[1] in ("demo", "serve", "train", "export", "evaluate"):  # theirs would import torch or start a server
             continue
         ran = run(*(word.replace(":3000", ":9") for word in words[1:]))
         assert ran.code == 1
@@ -526,9 +526,60 @@ def test_training_refuses_in_one_line(run: Run, pets: Path) -> None:
 
 def test_exporting_and_serving_refuse_in_one_line(run: Run) -> None:
     refused(run("export", "nowhere", "--out", "b"), 1, "nowhere")
+    refused(run("export", "nowhere", "--out", "b", "--quick"), 2, "--evaluate")
     assert run("export", "nowhere").code == 2
     refused(run("serve", "nowhere"), 2, "nowhere")
     refused(run("serve", "--port", 0), 2)
+
+
+def test_evaluating_prints_the_verdict_and_writes_the_report(
+    run: Run, pets: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from evaluation import api
+    from evaluation.utility import UtilityConfig
+
+    methods = ("real only", "oversampling + affine", "real + synthetic")
+    small = UtilityConfig(methods=methods, amounts=(1.0,), seeds=(0, 1), steps=3, processes=1)
+    monkeypatch.setattr(UtilityConfig, "quick", classmethod(lambda cls: small))
+    monkeypatch.setattr(api, "_FIDELITY", {False: 20, True: 20})
+    ran = run("evaluate", tiny_bundle, pets, "--quick", "--report", "report")
+    assert ran.code == 0, ran
+    document = json.loads(Path("report/report.json").read_text(encoding="utf-8"))
+    assert ran.out.startswith(document["sentence"])
+    assert "real + synthetic" in ran.out
+    assert ran.out.endswith("report  report/report.html\n")
+    assert [line.partition(" ")[0] for line in ran.err.splitlines()][:2] == ["reading", "reading:"]
+    again = json.loads(run("evaluate", tiny_bundle, pets, "--quick", "--json").out)
+    assert again["verdict"] == document["verdict"]
+    assert again["utility"]["fits_cached"] == again["utility"]["fits"]
+    assert again["report"] is None
+
+
+def test_evaluating_refuses(run: Run, pets: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("file").write_text("")
+    refused(run("evaluate", tiny_bundle, pets, "--report", "file"), 1, "file is a file")
+    refused(run("evaluate", tiny_bundle, pets, "--report", "file/deep"), 1, "no folder")
+    refused(run("evaluate", tiny_bundle, pets, "--minority", "cat", "--minority", "cat"), 2, "twice")
+    for words, said in (
+        (["nowhere", pets], "nowhere"),
+        ([tiny_bundle, "nowhere"], "nowhere"),
+        ([tiny_bundle, pets, "--minority", "cow"], "no class 'cow'"),
+        ([tiny_bundle, pets, "--extractor", "fid"], "no extractor 'fid'"),
+    ):
+        ran = run("evaluate", *words, "--report", "report")
+        assert ran.code in (1, 2)
+        assert said in ran.err.splitlines()[-1]
+        assert "Traceback" not in ran.err
+    assert not Path("report").exists()
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evaluation.api.utility", interrupt)
+    monkeypatch.setattr("evaluation.api.cas", interrupt)
+    ran = run("evaluate", tiny_bundle, pets, "--quick")
+    assert ran.code == 130
+    assert "the same command goes on from there" in ran.err.splitlines()[-1]
 
 
 def test_an_interruption_is_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -580,7 +631,7 @@ from augmint.cli import main
 main(sys.argv[2:])
 """
     # Run in the checkout: its rooms can be found, but they are not those of this copy.
-    for words in (["train", "x"], ["export", "x", "--out", "y"], ["serve", "x"], ["demo"]):
+    for words in (["train", "x"], ["export", "x", "--out", "y"], ["serve", "x"], ["evaluate", "x", "y"], ["demo"]):
         result = subprocess.run(
             [sys.executable, "-c", code, str(tmp_path / "site"), *words], capture_output=True, text=True, cwd=ROOT
         )
