@@ -256,7 +256,8 @@ class Evaluation:
         if self.command:
             lines += ["", *(f"  {line}" for line in self.command.splitlines())]
         if self.utility is not None:
-            lines += ["", self.utility.text()]
+            # The conclusion stands above already.
+            lines += ["", self.utility.text().removesuffix(self.utility.conclusion).rstrip()]
         lines += ["", *self._measured()]
         lines += [f"{part}: {reason}" for part, reason in self.reasons.items() if part != VERDICT]
         if self.caveats:

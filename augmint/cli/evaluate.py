@@ -140,8 +140,8 @@ def _as_bundle(source: str, talk: Callable[[str], None]) -> Iterator[str]:
     from export.api import ExportRequest, export_run
 
     with tempfile.TemporaryDirectory(prefix="augmint-") as scratch:
-        out = Path(scratch) / "bundle"
-        export_run(ExportRequest(run=path, out=out, name=None, evaluate="none"), say=talk)
+        out = Path(scratch) / path.resolve().name  # which the bundle takes its own name from
+        export_run(ExportRequest(run=path, out=out, evaluate="none"), say=talk)
         yield str(out)
 
 
