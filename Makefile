@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # A second demo does not touch what the first one made.
 DEMO_OUT ?= $(shell n=1; d=demo-out; while [ -e "$$d" ]; do n=$$((n + 1)); d=demo-out-$$n; done; echo "$$d")
 
-.PHONY: help setup demo test test-all check static lint format docs bench-batching bench-kill-resume build clean
+.PHONY: help setup demo test test-all check static lint format docs bench-batching bench-kill-resume bench-utility build clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -48,6 +48,9 @@ docs: setup ## write docs/cli.md anew from the commands' own help
 
 bench-batching: setup ## 32 concurrent single-image requests, batching on against off (needs wrk)
 	$(BIN)/python benchmarks/batching.py
+
+bench-utility: setup ## data sets x shots x methods, with intervals: docs/utility.md (about an hour on 2 cores)
+	$(BIN)/python benchmarks/utility.py
 
 bench-kill-resume: setup ## kill training ten times at random points; the weights must be the same
 	$(BIN)/python benchmarks/kill_resume.py

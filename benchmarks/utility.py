@@ -1,10 +1,10 @@
 """Does it help? Data sets × shots × methods, with intervals: the table of docs/utility.md.
 
-    python benchmarks/utility.py [--cells mnist5k/20,fashion] [--minutes 2] [--processes 2]
+    python benchmarks/utility.py [--cells mnist5k/20,fashion] [--training 3000] [--processes 2]
     python benchmarks/utility.py --only-print
 
 A cell is a data set (see `image_sets.py`) and a number of shots: the small classes, about half of all, are cut to that
-many training images, the others keep at most 350. In each cell the default family is trained for `--minutes`, once for
+many training images, the others keep at most 350. In each cell the default family is trained for `--training` steps, once for
 every generator seed, exported, and asked for as many images as fill the small classes up. Then small classifiers are
 trained on every method's images (`evaluation.utility`: the same network and steps for all) and judged on real test
 images that nothing else has seen. Nothing is chosen by the test images: amount and mixture are given.
@@ -68,6 +68,7 @@ METHODS: Final = ("real only", "oversampling", STRONG, WITHOUT, WITH)
 CEILING: Final = "all the real images"
 CEILING_AFFINE: Final = "all the real images + affine"
 _DRAWS: Final = 2000
+_STEP_SECONDS: Final = 0.09  # Of the generator, on one core, roughly: for the estimate.
 
 Outcomes = dict[str, NDArray[np.bool_]]
 """Method → whether it was right, [generator seeds (1 without generated images), classifier seeds, test images]."""
@@ -75,9 +76,9 @@ Outcomes = dict[str, NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides a cell's figures, beside the code. `minutes` of wall time are for one generator, at one thread."""
+    """What decides a cell's figures, beside the code. `training` is one generator's steps, at one thread."""
 
-    minutes: float
+    training: int
     generators: tuple[int, ...]
     classifiers: tuple[int, ...]
     steps: int
@@ -235,7 +236,7 @@ def generated(
 
     place = out / "work" / f"{cell.source}-{cell.shots}-{seed}"
     kept = place / "images.npz"
-    key = json.dumps([cell.settings.minutes, data.fingerprint, dict(needed), code("training")], sort_keys=True)
+    key = json.dumps([cell.settings.training, data.fingerprint, dict(needed), code("training")], sort_keys=True)
     if kept.is_file():
         with np.load(kept, allow_pickle=False) as arrays:
             if str(arrays["key"]) == key:
@@ -246,7 +247,7 @@ def generated(
     data.write(place / "data")  # A cut set is not its origin, and export reads it again.
     began = time.perf_counter()
     request = TrainRequest(
-        data=place / "data", out=place / "run", minutes=cell.settings.minutes, seed=seed, threads=1, tensorboard=False
+        data=place / "data", out=place / "run", steps=cell.settings.training, seed=seed, threads=1, tensorboard=False
     )
     train(request, progress=False)
     seconds = round(time.perf_counter() - began, 1)
@@ -443,7 +444,7 @@ def page(results: Sequence[Mapping[str, Any]], command: str) -> str:
     lines.append(f"- Date: {days[0] if len(days) == 1 else f'{days[0]} to {days[-1]}'}.")
     lines += [
         f"- {seconds / 60:.0f} minutes in all, summed over cells on one thread each, of which several may run at once.",
-        "- One cell anew: `python benchmarks/utility.py --again --cells mnist5k/20 --minutes 2 --generators 3`.",
+        "- One cell anew: `python benchmarks/utility.py --again --cells mnist5k/20 --training 3000 --generators 3`.",
         "- The data sets, their sources and licences: `benchmarks/image_sets.py`. No labelled set of colour",
         "  photographs was found in any package, so colour is judged by drawings and by rendered letters.",
     ]
@@ -458,13 +459,14 @@ def _section(result: Mapping[str, Any]) -> list[str]:
     tested = sum(result["n_test"][name] for name in small)
     generators = len(settings["generators"])
     steps = " and ".join(f"{training['steps']:,}" for training in result["training"])
+    seconds = " and ".join(f"{training['seconds']:.0f}" for training in result["training"])
     lines = [
         f"## {result['cell']}",
         "",
         f"{result['words'][0].upper()}{result['words'][1:]}. Small: {', '.join(small)}, with "
         f"{' or '.join(map(str, few))} training images each; the others have {many}. {tested:,} test images of the "
-        f"small classes. {_many(generators, 'generator')} of {_many(settings['minutes'], 'minute')} "
-        f"({steps} steps), "
+        f"small classes. {_many(generators, 'generator')} of {settings['training']:,} steps "
+        f"(best at {steps}; {seconds} s), "
         f"{_many(len(settings['classifiers']), 'classifier seed')} of {settings['steps']} steps; "
         f"{result['seconds']:.0f} s in all.",
         "",
@@ -490,7 +492,7 @@ def _many(number: float, what: str) -> str:
 
 
 def _quick(result: Mapping[str, Any]) -> bool:
-    return bool(result["settings"]["minutes"] < 0.5)
+    return bool(result["settings"]["training"] < 500)
 
 
 def _each(row: Mapping[str, Any]) -> str:
@@ -556,20 +558,22 @@ def plan(arguments: argparse.Namespace) -> list[Cell]:
         if name not in SOURCES or (shots and (not shots.isdigit() or int(shots) < 1)):
             raise UsageError(f"--cells {text}: name {', '.join(SOURCES)}, or one with shots, as mnist5k/20.")
         wanted += [(name, int(shots))] if shots else [(name, shots) for shots in SHOTS]
-    minutes, special = arguments.minutes, {}
-    default, *others = minutes.split(",")
+    training, special = arguments.training, {}
+    default, *others = training.split(",")
     try:
-        special = {name: float(value) for name, value in (other.split("=") for other in others)}
-        usual = float(default)
-        if not all(0 < value < 1e4 for value in (usual, *special.values())):
+        special = {name: int(value) for name, value in (other.split("=") for other in others)}
+        usual = int(default)
+        if not all(0 < value < 1e7 for value in (usual, *special.values())):
             raise ValueError
     except ValueError:
-        raise UsageError(f"--minutes {minutes}: give a number, and others by cell, as 2,mnist5k/20=15.") from None
+        raise UsageError(
+            f"--training {training}: give a number of steps, and others by cell, as 3000,mnist5k/20=9000."
+        ) from None
     cells = []
     for name, shots in dict.fromkeys(wanted):
         generators = arguments.generators or (3 if (name, shots) == ("mnist5k", 20) and not arguments.quick else 1)
         settings = Settings(
-            minutes=0.1 if arguments.quick else special.get(f"{name}/{shots}", special.get(name, usual)),
+            training=60 if arguments.quick else special.get(f"{name}/{shots}", special.get(name, usual)),
             generators=tuple(range(generators)),
             classifiers=tuple(range(2 if arguments.quick else arguments.classifiers)),
             steps=60 if arguments.quick else arguments.steps,
@@ -577,7 +581,7 @@ def plan(arguments: argparse.Namespace) -> list[Cell]:
         )
         cells.append(Cell(name, shots, settings))
     # Neighbours in this order run at once; two of one source would both fit its ceiling.
-    return sorted(cells, key=lambda cell: (-cell.settings.minutes * len(cell.settings.generators), cell.shots))
+    return sorted(cells, key=lambda cell: (-cell.settings.training * len(cell.settings.generators), cell.shots))
 
 
 def finished(cell: Cell, out: Path) -> bool:
@@ -607,10 +611,10 @@ def main() -> int:
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--cells", help=f"of {', '.join(SOURCES)}, or with shots, as mnist5k/20; most by default")
-    parser.add_argument("--minutes", default="2", help="of training a generator; others by cell: 2,mnist5k/20=15")
+    parser.add_argument("--training", default="3000", help="steps of a generator; others by cell: 3000,mnist5k/20=9000")
     parser.add_argument("--generators", type=int, help="seeds; by default 3 for mnist5k/20 and 1 elsewhere")
     parser.add_argument("--classifiers", type=int, default=5, help="seeds")
-    parser.add_argument("--steps", type=int, default=700, help="of a classifier")
+    parser.add_argument("--steps", type=int, default=2000, help="of a classifier")
     parser.add_argument("--amount", type=float, default=1.0, help="of generated images: 1 fills the small classes up")
     parser.add_argument("--processes", type=int, default=2, help="cells at once, each on one thread")
     parser.add_argument("--out", type=Path, default=OUT)
@@ -682,7 +686,7 @@ def _estimate(cells: Sequence[Cell], processes: int) -> None:
             fits[cell.source] = seconds_a_fit(cell)
             total += 2 * len(cell.settings.classifiers) * fits[cell.source]
         generators = len(cell.settings.generators)
-        own = generators * (cell.settings.minutes * 60 + 20) + cell.fits() * fits[cell.source]
+        own = generators * (cell.settings.training * _STEP_SECONDS + 20) + cell.fits() * fits[cell.source]
         total, longest = total + own, max(longest, own)
     wall = max(longest, total / max(1, processes))
     print(f"About {wall / 60:.0f} minutes, with {processes} at once on a core each.", file=sys.stderr, flush=True)
