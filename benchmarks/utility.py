@@ -3,11 +3,11 @@
     python benchmarks/utility.py [--cells mnist5k/20,fashion] [--training 3000] [--processes 2]
     python benchmarks/utility.py --only-print
 
-A cell is a data set (see `image_sets.py`) and a number of shots: the small classes, about half of all, are cut to that
-many training images, the others keep at most 350. In each cell the default family is trained for `--training` steps, once for
-every generator seed, exported, and asked for as many images as fill the small classes up. Then small classifiers are
-trained on every method's images (`evaluation.utility`: the same network and steps for all) and judged on real test
-images that nothing else has seen. Nothing is chosen by the test images: amount and mixture are given.
+A cell is a data set (see `image_sets.py`) and a number of shots: the small classes, about half of all, are cut to
+that many training images, the others keep at most 350. In each cell the default family is trained for `--training`
+steps, once for every generator seed, exported, and asked for as many images as fill the small classes up. Then small
+classifiers are trained on every method's images (`evaluation.utility`: the same network and steps for all) and judged
+on real test images that nothing else has seen. Nothing is chosen by the test images: amount and mixture are given.
 
 Beside the methods stands the ceiling: the same classifiers trained on what was cut away, too.
 

@@ -159,7 +159,7 @@ def test_the_plan() -> None:
     cells = utility.plan(arguments(training="2000,mnist5k/20=9000,solar=1000"))
     assert sorted({cell.source for cell in cells}) == sorted(SOURCES)
     assert len(utility.plan(arguments(cells="solar"))) == 3
-    assert cells[0] == Cell("mnist5k", 20, Settings(15.0, (0, 1, 2), (0, 1, 2, 3, 4), 700))
+    assert cells[0] == Cell("mnist5k", 20, Settings(9000, (0, 1, 2), (0, 1, 2, 3, 4), 2000))
     assert {cell.settings.training for cell in cells if cell.source == "solar"} == {1000}
     assert [cell.name for cell in utility.plan(arguments(cells="letters/5,solar/10"))] == ["letters/5", "solar/10"]
 
