@@ -128,6 +128,9 @@ def _metrics(report: FidelityReport, judge_note: str | None) -> tuple[Metric, ..
     for name in MEASURES:
         if name == "label_fidelity" and report.judge is None:
             continue
+        if name == "frechet_distance":
+            metrics.append(_frechet(report))
+            continue
         space = judge_note if name == "label_fidelity" else f"in {report.extractor}; reals: the test split"
         have = sum(getattr(row, name) is not None for row in report.rows)
         over = f"mean over {have if have == len(report.rows) else f'{have} of {len(report.rows)}'} classes"
@@ -145,6 +148,21 @@ def _metrics(report: FidelityReport, judge_note: str | None) -> tuple[Metric, ..
         if several:
             metrics += [_of_class(row, name) for row in report.rows[:_MOST_ROWS]]
     return tuple(metrics)
+
+
+def _frechet(report: FidelityReport) -> Metric:
+    """Over all classes at once: a class alone has too few images for more than its bias."""
+    row = report.overall
+    note = row.reasons.get("frechet_distance")
+    if row.frechet_bias is not None:
+        note = f"real images in the generated ones' place would be at about {row.frechet_bias:.4g}"
+    return Metric(
+        name="frechet_distance",
+        value=_rounded(row.frechet_distance),
+        n=_images_in(row, "frechet_distance"),
+        method=f"{_METHODS['frechet_distance']}; all images at once; in {report.extractor}; reals: the test split",
+        note=note,
+    )
 
 
 def _of_class(row: FidelityRow, name: str) -> Metric:
