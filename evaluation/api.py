@@ -48,6 +48,7 @@ _FIDELITY: Final = {False: 200, True: 60}  # generated images of each class that
 _MOST: Final = {False: 3000, True: 1000}  # … of all classes together
 _CAS_SEEDS: Final = {False: 3, True: 2}
 _MOST_ALONE: Final = 1000  # generated images of each class for classifiers of them alone
+_LONG: Final = 80  # characters of a command line that fit
 _SHOWN: Final = 12  # pictures of each class
 _PAIRS: Final = 12  # nearest neighbours to look at
 _THIN: Final = 30  # test images of a class below which one of them is worth more than three points
@@ -181,13 +182,13 @@ class Evaluation:
             return "Look at fidelity, diversity and copying below, and at the images themselves."
         chosen = self.utility.chosen
         if self.utility.verdict != "helps":
-            return (
-                f"Train with {self.utility.baseline} and without generated images: it costs nothing and does as well."
-            )
+            than = "as well" if self.utility.verdict == "makes no difference" else "better"
+            return f"Train with {self.utility.baseline} and without generated images: it costs nothing and does {than}."
         mixed = ""
         if chosen.share is not None:
             mixed = (
-                f" Draw every class alike often, and {chosen.share:.0%} of a class's draws from its generated images."
+                f" Draw every class alike often, and up to {chosen.share:.0%} of a class's draws from its generated "
+                "images."
             )
         augmented = "" if chosen.augmentation is None else f" Augment all of them ({chosen.augmentation})."
         made = sum(chosen.images.values())
@@ -215,6 +216,19 @@ class Evaluation:
         words += ["--quality", self.quality] if self.quality != "none" else []
         words += ["--out", "balanced"]
         return "\n".join(shlex.join(line) for line in [*lines, words])
+
+    @property
+    def command_lines(self) -> list[str]:
+        """The same, long lines continued before their options, still to be pasted as they are."""
+        lines: list[str] = []
+        for line in self.command.splitlines():
+            words = shlex.split(line)
+            parts = [[words[0]]]
+            for word in words[1:]:
+                parts.append([word]) if word.startswith("--") else parts[-1].append(word)
+            joined = [("  " if i else "") + shlex.join(part) for i, part in enumerate(parts)]
+            lines += [line] if len(line) <= _LONG else [f"{part} \\" for part in joined[:-1]] + joined[-1:]
+        return lines
 
     def to_json(self, *, timings: bool = True) -> dict[str, Any]:
         """Plain values, without NaN. Without `timings` nothing in it depends on how long anything took."""
@@ -254,7 +268,7 @@ class Evaluation:
         """What a terminal shows: the answer, the table, and what else was measured in a line each."""
         lines = [self.sentence, self.advice]
         if self.command:
-            lines += ["", *(f"  {line}" for line in self.command.splitlines())]
+            lines += ["", *(f"  {line}" for line in self.command_lines)]
         if self.utility is not None:
             # The conclusion stands above already.
             lines += ["", self.utility.text().removesuffix(self.utility.conclusion).rstrip()]

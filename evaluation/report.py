@@ -108,7 +108,7 @@ def _view(evaluation: Evaluation, timings: bool) -> dict[str, Any]:
         "tone": tone,
         "sentence": e.sentence,
         "advice": e.advice,
-        "command": e.command,
+        "command": "\n".join(e.command_lines),
         "methods": _methods(e),
         "classes": _classes(e),
         "caveats": e.caveats,
@@ -135,7 +135,7 @@ def _methods(e: Evaluation) -> dict[str, Any] | None:
     for row in report.rows:
         amount = "" if row.amount is None else f"{row.amount:g}×: {row.synthetic:,} generated"
         if row.share is not None:
-            amount += f", {row.share:.0%} of the draws"
+            amount += f", up to {row.share:.0%} of draws"
         baseline = row.method == report.baseline
         chosen = report.is_chosen(row)
         words, interval = _difference(row.against_baseline)

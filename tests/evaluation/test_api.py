@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shlex
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -138,6 +140,10 @@ def test_the_recommended_command_makes_the_recommended_set(found: Evaluation) ->
     assert "--strategy" in helps.command
     assert "=19" in helps.command
     assert "<script>" in helps.command
+    assert len(helps.command_lines) > 1
+    pasted = subprocess.run(["sh", "-c", "augmint() { printf '%s\\n' \"$@\"; }\n" + "\n".join(helps.command_lines)],
+                            capture_output=True, text=True, check=True)  # fmt: skip
+    assert pasted.stdout.splitlines() == shlex.split(helps.command)[1:]
     no = replace(found, utility=replace(found.utility, verdict="makes no difference"))
     assert no.command == ""
     assert found.utility.baseline in no.advice
