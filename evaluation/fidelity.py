@@ -129,7 +129,11 @@ class FidelityReport:
         if self.overall.frechet_bias is not None:
             about = _figure(self.overall.frechet_bias)
             notes.append(f"Fréchet distance of real images in the fakes' place: about {about} ({self.overall.name})")
-        notes += [f"{row.name}: {what}: {why}" for row in every for what, why in row.reasons.items()]
+        rows_of: dict[str, list[str]] = {}
+        for row in every:
+            for what, why in row.reasons.items():
+                rows_of.setdefault(f"{what}: {why}", []).append(row.name)
+        notes += [f"{', '.join(names)}: {reason}" for reason, names in rows_of.items()]
         return "\n".join([*table, *notes])
 
 
