@@ -354,7 +354,10 @@ def _conclude(row: CopyingRow) -> tuple[bool, str]:
         real = f"{row.held_out_near:,} of {row.n_held_out:,} held-out real ones are"
         return True, f"Copies: {row.near:,} of {n} are training images to the eye; {real}."
     if row.share is None or row.expected is None or row.interval is None:
-        return False, f"No copies to the eye among {n}; {row.reason}."
+        return (
+            False,
+            f"No copies to the eye among {n}. Whether they come nearer than real ones cannot be told: {row.reason}.",
+        )
     low, high = row.interval
     words = (
         f"{row.share:.1%} of {n} lie nearer to a training image than the nearest {row.expected:.1%} of held-out real "
