@@ -356,7 +356,7 @@ def _conclude(row: CopyingRow) -> tuple[bool, str]:
     if row.share is None or row.expected is None or row.interval is None:
         return (
             False,
-            f"No copies to the eye among {n}. Whether they come nearer than real ones cannot be told: {row.reason}.",
+            f"No copies to the eye among {n}. How near they come cannot be judged: {row.reason}.",
         )
     low, high = row.interval
     words = (
