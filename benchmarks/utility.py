@@ -282,6 +282,7 @@ def ceiling(cell: Cell, whole: DataSet, test: tuple[NDArray[np.uint8], NDArray[n
                 return {"predicted": fitted.predict(test[0])}
 
             key: dict[str, Json] = {
+                "code": code("evaluation"),
                 "train": digest(images, labels),
                 "test": digest(test[0]),
                 "seed": seed,
