@@ -21,7 +21,7 @@ from augmint.errors import DataError
 from evaluation.api import Evaluation
 from evaluation.fidelity import MEASURES, FidelityReport, FidelityRow
 from evaluation.pictures import pair, tiles
-from evaluation.utility_report import Difference, shown
+from evaluation.utility_report import Difference, UtilityReport, shown
 
 __all__ = ["check_report", "report_files", "write_report"]
 
@@ -143,7 +143,7 @@ def _methods(e: Evaluation) -> dict[str, Any] | None:
             {
                 "method": row.method,
                 "amount": amount or row.note,
-                "remark": "recommended use" if chosen else "the baseline" if baseline else "",
+                "remark": _use(report) if chosen else "the baseline" if baseline else "",
                 "chosen": chosen or baseline,
                 "recall": _share(row.minority_recall),
                 "spread": _between(row.minority_recall_interval, 1),
@@ -158,7 +158,7 @@ def _methods(e: Evaluation) -> dict[str, Any] | None:
     return {
         "about": (
             f"The baseline, what generated images must beat, is {report.baseline}. {report.baseline_why} The "
-            f"recommended use is {report.chosen.method} at {report.chosen.amount:g}×. {report.chosen.why}"
+            f"{_use(report)} is {report.chosen.method} at {report.chosen.amount:g}×. {report.chosen.why}"
         ),
         "caption": (
             f"Classifiers trained with each training set, {len(report.seeds)} seeds of {report.steps:,} steps, on "
@@ -172,6 +172,11 @@ def _methods(e: Evaluation) -> dict[str, Any] | None:
         "axis": axis,
         "rows": rows,
     }
+
+
+def _use(report: UtilityReport) -> str:
+    """What to call the chosen use of the generated images; none is recommended that does not help."""
+    return "recommended use" if report.verdict == "helps" else "best use of them"
 
 
 def _classes(e: Evaluation) -> dict[str, Any] | None:
@@ -201,8 +206,8 @@ def _classes(e: Evaluation) -> dict[str, Any] | None:
     left = len(report.per_class) - len(rows)
     return {
         "caption": (
-            f"Recall with the recommended use less recall with {report.baseline}, in points. The intervals hold for "
-            "all classes together at 95 %, so they are wider than those above."
+            f"Recall with {report.chosen.method} at {report.chosen.amount:g}× less recall with {report.baseline}, in "
+            "points. The intervals hold for all classes together at 95 %, so they are wider than those above."
             + (f" {left} more classes are in report.json." if left else "")
         ),
         "axis": axis,
