@@ -223,7 +223,7 @@ def export_run(request: ExportRequest, *, say: Say | None = None, progress: Prog
             warnings.append(f"{problem}, so nothing was measured.")
         else:
             say("measuring against the test split …")
-            metrics, found = measured(networks.config, data, _renderer(subject))
+            metrics, found = measured(networks.config, data, _renderer(subject), classifier=judges.trained)
             warnings += found
             clock("evaluate")
         evidence = description.evidence.model_copy(update={"metrics": metrics, "warnings": tuple(warnings)})

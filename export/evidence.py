@@ -58,13 +58,16 @@ def training_data(config: TrainConfig, say: Callable[[str], None]) -> tuple[Data
     return data, ""
 
 
-def measured(config: TrainConfig, data: DataSet, render: Render) -> tuple[tuple[Metric, ...], tuple[str, ...]]:
+def measured(
+    config: TrainConfig, data: DataSet, render: Render, *, classifier: Classifier | None = None
+) -> tuple[tuple[Metric, ...], tuple[str, ...]]:
     """Metrics against the test split, and warnings in words.
 
     Args:
         config: of the run; says the image shape and whether the generator takes labels.
         data: the run's own.
         render: labels int64, seeds and indices uint64 -> images uint8 [N, H, W, C] of the exported graph.
+        classifier: of the train split, for its features; None: one is trained where that can be.
     """
     resize: Resize = config.resize  # type: ignore[assignment]  # checked when the run was made
     shape = config.image_shape
@@ -84,13 +87,16 @@ def measured(config: TrainConfig, data: DataSet, render: Render) -> tuple[tuple[
         train, train_labels = parts["train"]
         features: Classifier | PixelPCA
         judge: TrainedJudge | None = None
-        if len(np.unique(train_labels)) < 2 or min(shape[:2]) < _SMALLEST:
+        if classifier is not None:
+            features = classifier
+        elif len(np.unique(train_labels)) < 2 or min(shape[:2]) < _SMALLEST:
             features = PixelPCA.fit(train)
         else:
             # Another seed than the classifier that chose the checkpoint, which would flatter its choice.
             features = train_classifier(
                 train, train_labels, len(names), seed=101, steps=_STEPS, augment="affine", sampler="balanced"
             )
+        if isinstance(features, Classifier):
             features.name = "features of a small CNN trained on the train split"
         if num_classes:
             held_out = [np.concatenate([parts["validation"][i], parts["test"][i]]) for i in (0, 1)]

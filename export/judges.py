@@ -26,7 +26,7 @@ from augmint.data import DataSet
 from augmint.images import Resize
 from augmint.judge import nearest
 from augmint.runtime import open_session
-from evaluation.classifier import FEATURES, train_classifier
+from evaluation.classifier import FEATURES, Classifier, train_classifier
 from export import gates
 from export.graph import OPSET, classifier_graph, serialise, versions
 from training.config import TrainConfig
@@ -52,15 +52,15 @@ _ENOUGH: Final = 20  # held-out images, for a quantile to say anything
 _LEAST_DISTANCE: Final = 0.1
 
 Render = Callable[[NDArray[np.int64], NDArray[np.uint64], NDArray[np.uint64]], NDArray[np.uint8]]
-Images = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
 class Made:
-    """The manifest's section, and file name -> bytes of what it names."""
+    """The manifest's section, file name -> bytes of what it names, and the classifier itself, where there is one."""
 
     section: Judges
     files: dict[str, bytes]
+    trained: Classifier | None = None
 
 
 def make_judges(
@@ -88,7 +88,7 @@ def make_judges(
     """
     missing: dict[Any, str] = {}
     files: dict[str, bytes] = {}
-    realism = classifier = known = None
+    realism = classifier = known = trained = None
     labels, images = _calibration(config, render)
     if critic is None:
         missing["realism"] = "its run has no critic"
@@ -105,7 +105,11 @@ def make_judges(
         train, held_out = (
             data.images(split, shape=config.image_shape, resize=resize) for split in ("train", "validation")
         )
-        classifier, files[CLASSIFIER] = _classifier(config, train, images, metadata)
+        with torch_settings(device="cpu", threads=1):
+            trained = train_classifier(
+                *train, config.num_classes, seed=_SEED, steps=_STEPS, augment="affine", sampler="balanced"
+            )
+        classifier, files[CLASSIFIER] = _classifier(config, trained, images, metadata)
         if not copies:
             missing["copies"] = "its exporter left the features of the training images out"
         elif len(held_out[0]) < _ENOUGH:
@@ -114,7 +118,7 @@ def make_judges(
             missing["copies"] = "there were too many training images to keep the features of"
         else:
             known, files[TRAIN] = _copies(files[CLASSIFIER], train[0], held_out[0])
-    return Made(Judges(classifier=classifier, realism=realism, copies=known, missing=missing), files)
+    return Made(Judges(classifier=classifier, realism=realism, copies=known, missing=missing), files, trained)
 
 
 def _why_no_classifier(config: TrainConfig, data: DataSet | None, problem: str) -> str:
@@ -152,16 +156,10 @@ def _realism(
 
 
 def _classifier(
-    config: TrainConfig, train: Images, generated: NDArray[np.uint8], metadata: dict[str, str]
+    config: TrainConfig, trained: Classifier, generated: NDArray[np.uint8], metadata: dict[str, str]
 ) -> tuple[Graph, bytes]:
-    with torch_settings(device="cpu", threads=1):
-        trained = train_classifier(
-            *train, config.num_classes, seed=_SEED, steps=_STEPS, augment="affine", sampler="balanced"
-        )
-        network = trained.module()
-        graph = classifier_graph(
-            network, image_shape=config.image_shape, num_classes=config.num_classes, width=FEATURES
-        )
+    network = trained.module()
+    graph = classifier_graph(network, image_shape=config.image_shape, num_classes=config.num_classes, width=FEATURES)
     model = serialise(graph, metadata)
     height, width, channels = config.image_shape
     inputs = (Tensor(name="image", dtype="uint8", shape=("N", height, width, channels)),)
