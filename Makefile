@@ -59,4 +59,4 @@ build: setup ## the wheel, in dist/
 	$(BIN)/python -m build --wheel
 
 clean: ## remove the environment and everything generated here
-	rm -rf $(VENV) dist build demo-out demo-out-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist build demo-out demo-out-* bench-utility-out .pytest_cache .mypy_cache .ruff_cache .hypothesis
