@@ -46,6 +46,7 @@ Progress = Callable[[str, int, int, str], None]
 EXTRACTORS: Final = ("efficientnet-lite0", "classifier")
 _FIDELITY: Final = {False: 200, True: 60}  # generated images of each class that fidelity and copying look at
 _MOST: Final = {False: 3000, True: 1000}  # … of all classes together
+_STEPS: Final = 700  # of the classifiers beside the verdict's, at most
 _CAS_SEEDS: Final = {False: 3, True: 2}
 _MOST_ALONE: Final = 1000  # generated images of each class for classifiers of them alone
 _LONG: Final = 80  # characters of a command line that fit
@@ -308,6 +309,9 @@ def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Eval
     if request.seeds is not None:
         config = replace(config, seeds=tuple(range(request.seeds)))
 
+    # Of what is not the verdict: it need not know as much.
+    steps = min(config.steps, _STEPS)
+
     with clock.part(READ):
         inputs = open_inputs(
             request.source,
@@ -337,15 +341,15 @@ def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Eval
         reasons[COPYING] = "the data have no images that were not trained on"
     else:
         with clock.part(COPYING) as step:
-            # Not in the features of a network that was trained on the train split: those draw its images together.
-            spec = "pixels" if extractors == ("classifier",) else next(s for s in extractors if s != "classifier")
             copies = copying(
                 few.images,
                 few.labels,
                 *inputs.train,
                 *held_out,
                 inputs.class_names,
-                features=open_extractor(spec, train=inputs.train, cache=cache, progress=step),
+                # In pixels, always: a network trained on the train split draws its images together, and one trained
+                # on photographs hardly sees a noisy copy of a small image.
+                features=open_extractor("pixels", train=inputs.train, cache=cache, progress=step),
                 pairs=_PAIRS,
             )
 
@@ -355,7 +359,7 @@ def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Eval
     else:
         judge = None
         if inputs.source.labelled:
-            judge = open_judge(inputs.train, held_out, len(inputs.class_names), steps=config.steps, cache=cache)
+            judge = open_judge(inputs.train, held_out, len(inputs.class_names), steps=steps, cache=cache)
         for spec in extractors:
             with clock.part(f"{FIDELITY} in {Path(spec).name}") as step:
                 fidelity.append(
@@ -369,7 +373,7 @@ def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Eval
                             spec,
                             train=inputs.train,
                             num_classes=len(inputs.class_names),
-                            steps=config.steps,
+                            steps=steps,
                             cache=cache,
                             progress=step,
                         ),
@@ -392,7 +396,7 @@ def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Eval
                     inputs.test,
                     inputs.class_names,
                     seeds=config.seeds[: _CAS_SEEDS[quick]],
-                    steps=config.steps,
+                    steps=steps,
                     cache=cache,
                     progress=step,
                 )
