@@ -56,7 +56,10 @@ def test_the_blocks_run(my_images: Path) -> None:
             text = f"{sys.executable} block{number}.py"
         script.append(text)
     whole = "\n".join(script)
-    assert "--minutes 10" in whole
+    # In a test everything is shorter.
+    for long, short in (("--minutes 10", "--steps 30"), ("--report report", "--report report --quick --seeds 2")):
+        assert whole.count(long) == 1
+        whole = whole.replace(long, short)
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -64,7 +67,7 @@ def test_the_blocks_run(my_images: Path) -> None:
     }
     with open(my_images / "log.txt", "w+") as log:
         process = subprocess.Popen(
-            ["bash", "-c", whole.replace("--minutes 10", "--steps 30")],
+            ["bash", "-c", whole],
             cwd=my_images,
             env=environment,
             stdout=log,
@@ -86,6 +89,7 @@ def test_the_blocks_run(my_images: Path) -> None:
     with np.load(my_images / "samples.npz", allow_pickle=False) as archive:
         assert archive["images"].shape == (250, 16, 16, 3)
     assert (my_images / "sheet.png").stat().st_size > 0
+    assert "<html" in (my_images / "report" / "report.html").read_text(encoding="utf-8")
     assert (my_images / "scratch.zip").read_bytes()[:2] == b"PK"
 
 
