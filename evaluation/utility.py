@@ -102,7 +102,7 @@ class UtilityConfig:
     methods: tuple[str, ...] = METHODS
     amounts: tuple[float, ...] = (0.5, 1.0, 4.0)
     shares: tuple[float, ...] = (0.5,)
-    strengths: tuple[Augment, ...] = ("medium", "strong")
+    strengths: tuple[Augment, ...] = ("light", "strong")
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     # With fewer steps the classifier learns less from varied images than there is to learn (docs/log.md).
     steps: int = 1200
@@ -124,7 +124,7 @@ class UtilityConfig:
     @classmethod
     def quick(cls) -> UtilityConfig:
         """One amount, one mixture, one strength, 3 seeds, half the steps: minutes become one."""
-        return cls(amounts=(1.0,), shares=(0.5,), strengths=("medium",), seeds=(0, 1, 2), steps=350)
+        return cls(amounts=(1.0,), shares=(0.5,), strengths=("light",), seeds=(0, 1, 2), steps=350)
 
 
 def images_needed(train_counts: Mapping[_Label, int], config: UtilityConfig) -> dict[_Label, int]:

@@ -175,7 +175,7 @@ def test_small_sets_in_colour_get_reasons_and_never_nan(colour: UtilityReport) -
     json.dumps(colour.to_json(), allow_nan=False)
     assert [row.method for row in colour.rows[:7]] == [
         *METHODS[:4],
-        *(f"oversampling + {strength}" for strength in ("medium", "strong")),
+        *(f"oversampling + {strength}" for strength in ("light", "strong")),
         "SMOTE",
     ]
     assert colour.baseline == BASELINE
