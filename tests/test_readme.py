@@ -44,6 +44,7 @@ def test_the_blocks_are_what_this_test_knows_how_to_run() -> None:
     assert "python" in [language for language, _ in RUN]
 
 
+@pytest.mark.timeout(420)
 def test_the_blocks_run(my_images: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -57,7 +58,10 @@ def test_the_blocks_run(my_images: Path) -> None:
         script.append(text)
     whole = "\n".join(script)
     # In a test everything is shorter.
-    for long, short in (("--minutes 10", "--steps 30"), ("--report report", "--report report --quick --seeds 2")):
+    for long, short in (
+        ("--minutes 10", "--steps 30"),
+        ("--report report", "--report report --quick --seeds 2 --extractor pixels"),
+    ):
         assert whole.count(long) == 1
         whole = whole.replace(long, short)
     environment = {
@@ -75,7 +79,7 @@ def test_the_blocks_run(my_images: Path) -> None:
             start_new_session=True,
         )
         try:
-            code = process.wait(timeout=220)
+            code = process.wait(timeout=400)
         finally:
             # The service that the README starts in the background is in the same session.
             os.killpg(process.pid, signal.SIGTERM)

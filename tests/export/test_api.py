@@ -192,7 +192,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
     """No second process, and the one run of these tests is traced once for each precision."""
 
     def trace(of: networks.Networks, precision: networks.Precision) -> dict[str, bytes]:
-        if precision not in _traced:
+        if ("critic" in _traced.get(precision, {})) != (of.critic is not None):
             _traced[precision] = networks.trace(of, precision)
         return _traced[precision]
 
