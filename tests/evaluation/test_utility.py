@@ -239,7 +239,8 @@ def test_amounts_take_what_is_needed_as_far_as_it_is_there(
     enough = all(have >= need[name] for have, name in zip(given_, names, strict=False))
     assert any("No class is short" in note for note in notes) == (not any(short))
     assert any("there" in note for note in notes) == (not enough)
-    if enough:
+    assert list(found) == sorted(found)
+    if enough and max(counts) >= 8:  # Two amounts of a handful of images may be the same images.
         assert list(found) == sorted(set(amounts))
 
 
