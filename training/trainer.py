@@ -108,6 +108,7 @@ class Trainer:
         labels = self.sampler.labels(self.config.options.batch, random, purpose)
         indices = self.sampler.indices(labels, random, purpose)
         real = self.images[indices.to(self.device)].float().div_(127.5).sub_(1)
+        real = self.family.widen(real, random.generator("widen reals"))
         label = labels.to(self.device) if self.config.num_classes else None
         latent = self.family.latent(len(labels), random, purpose + " latents").to(self.device)
         fake = self.generator(latent, label)

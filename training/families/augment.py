@@ -274,12 +274,11 @@ class Augment(Family[AugmentOptions]):
 
     def d_loss(self, critic: nn.Module, batch: Batch) -> Losses:
         options = self.options
-        real_images = self.widen(batch.real, batch.random.generator("widen reals"))
-        real_images = self.augment(real_images, batch.random.generator("augment reals"))
+        real_images = self.augment(batch.real, batch.random.generator("augment reals"))
         fake_images = self.augment(batch.fake, batch.random.generator("augment fakes"))
         lazy = options.r1 > 0 and batch.step % options.r1_every == 0
         if lazy:
-            real_images.requires_grad_(True)
+            real_images = real_images.detach().requires_grad_(True)  # a leaf of its own: the encoder reads batch.real
         # One pass over both is safe here: this critic has no batch statistics.
         labels = None if batch.label is None else batch.label.repeat(2)
         logits = critic(torch.cat([real_images, fake_images]), labels, len(real_images))
@@ -296,11 +295,10 @@ class Augment(Family[AugmentOptions]):
         loss = F.softplus(-fake).mean()
         if networks.encoder is None:
             return loss, {}
-        real = self.widen(batch.real, random.generator("widen reals"))
-        mean, log_variance = networks.encoder(real, batch.label)
+        mean, log_variance = networks.encoder(batch.real, batch.label)
         noise = torch.randn(mean.shape, generator=random.generator("posterior")).to(mean.device)
         rebuilt = networks.generator(mean + torch.exp(log_variance / 2) * noise, batch.label)
-        error = (rebuilt - real).square().mean()
+        error = (rebuilt - batch.real).square().mean()
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
         loss = loss + self._encoder_weight * (options.reconstruction * error + options.divergence * divergence)
         return loss, {"error": error.detach(), "divergence": divergence.detach()}

@@ -60,8 +60,8 @@ class FamilyOptions:
 class Batch:
     """One step's images, as losses see them: float32 [N, C, H, W] in [-1, 1], in pairs where the family asks.
 
-    `fake` carries the generator's graph in `g_loss` and is detached in `d_loss`. `label` is None when unconditional;
-    reals and fakes have the same labels, hence the same law.
+    `real` is as `Family.widen` leaves it. `fake` carries the generator's graph in `g_loss` and is detached in `d_loss`.
+    `label` is None when unconditional; reals and fakes have the same labels, hence the same law.
     """
 
     real: Tensor
