@@ -30,6 +30,7 @@ from augmint.runtime import usable_cores
 from augmint.samples import Source
 from evaluation.cache import Cache
 from evaluation.cas import CasReport, cas
+from evaluation.classifier import SMALLEST
 from evaluation.copying import CopyingReport, copying
 from evaluation.extractors import open_extractor
 from evaluation.fidelity import FidelityReport, measure
@@ -53,7 +54,6 @@ _LONG: Final = 80  # characters of a command line that fit
 _SHOWN: Final = 12  # pictures of each class
 _PAIRS: Final = 12  # nearest neighbours to look at
 _THIN: Final = 30  # test images of a class below which one of them is worth more than three points
-_SMALLEST: Final = 8  # pixels a side that classifiers take
 
 # The names of the parts, as progress and the report call them.
 READ, GENERATE, COPYING, FIDELITY, CAS, VERDICT = (
@@ -329,7 +329,7 @@ def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Eval
         extractors = _extractors(request, inputs, quick)
     with clock.part(GENERATE) as step:
         fakes = inputs.fakes(_wanted(inputs, config, quick), lambda done, total: step(done, total, "images"))
-        few = fakes.first(max(20, min(_FIDELITY[quick], _MOST[quick] // max(1, len(inputs.source.classes)))))
+        few = fakes.first(_looked_at(inputs, quick))
     reasons: dict[str, str] = {}
 
     held_out = (
@@ -382,16 +382,14 @@ def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Eval
                 )
 
     alone: CasReport | None = None
+    report: UtilityReport | None = None
     if inputs.no_verdict:
-        reasons[CAS] = inputs.no_verdict
+        reasons[CAS] = reasons[VERDICT] = inputs.no_verdict
     else:
         with clock.part(CAS) as step:
-            assert fakes.labels is not None, "no_verdict says so"
-            same = fakes.first(_as_many_as_real(inputs))
-            assert same.labels is not None, "no_verdict says so"
             try:
                 alone = cas(
-                    (same.images, same.labels),
+                    fakes.first(_as_many_as_real(inputs)).labelled,
                     inputs.train,
                     inputs.test,
                     inputs.class_names,
@@ -402,19 +400,13 @@ def evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Eval
                 )
             except DataError as error:
                 reasons[CAS] = str(error).rstrip(".")
-
-    report: UtilityReport | None = None
-    if inputs.no_verdict:
-        reasons[VERDICT] = inputs.no_verdict
-    else:
         with clock.part(VERDICT) as step:
-            assert fakes.labels is not None, "no_verdict says so"
             try:
                 report = utility(
                     inputs.train,
                     inputs.validation,
                     inputs.test,
-                    (fakes.images, fakes.labels),
+                    fakes.labelled,
                     inputs.class_names,
                     minority=request.minority,
                     config=config,
@@ -488,7 +480,7 @@ def _extractors(request: EvaluateRequest, inputs: Inputs, quick: bool) -> tuple[
         for spec in request.extractors:
             open_extractor(spec, train=inputs.train, num_classes=len(inputs.class_names))
         return tuple(dict.fromkeys(request.extractors))
-    trained = len(inputs.class_names) > 1 and min(inputs.shape[:2]) >= _SMALLEST
+    trained = len(inputs.class_names) > 1 and min(inputs.shape[:2]) >= SMALLEST
     own = "classifier" if trained else "pixels"
     return (own,) if quick else (EXTRACTORS[0], own)
 
@@ -500,8 +492,12 @@ def _wanted(inputs: Inputs, config: UtilityConfig, quick: bool) -> dict[str, int
         return _MOST[quick]
     counts = inputs.data.counts("train")
     needed = images_needed(counts, config)
-    shown = max(20, min(_FIDELITY[quick], _MOST[quick] // len(classes)))
-    return {name: max(needed[name], shown, _as_many_as_real(inputs)) for name in classes}
+    return {name: max(needed[name], _looked_at(inputs, quick), _as_many_as_real(inputs)) for name in classes}
+
+
+def _looked_at(inputs: Inputs, quick: bool) -> int:
+    """Of each class (in all, without classes) for fidelity and copying."""
+    return max(20, min(_FIDELITY[quick], _MOST[quick] // max(1, len(inputs.source.classes))))
 
 
 def _as_many_as_real(inputs: Inputs) -> int:

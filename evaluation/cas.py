@@ -16,26 +16,25 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from augmint.errors import DataError
 from evaluation import augmentation, classifier
+from evaluation.arrays import Labelled, evenly
 from evaluation.augmentation import Augment
 from evaluation.cache import Cache, Json, code_version, digest
-from evaluation.classifier import train_classifier
-from evaluation.intervals import Estimate, estimate, resample
+from evaluation.classifier import SMALLEST, one_thread, train_classifier
+from evaluation.intervals import Estimate, estimate, resample, sd
+from evaluation.tables import fixed_width
 
 __all__ = ["CasReport", "CasRow", "cas"]
 
-Labelled = tuple[NDArray[np.uint8], NDArray[np.int64]]
 Progress = Callable[[int, int, str], None]
 Interval = tuple[float, float]
 
 GENERATED: Final = "generated"
 REAL: Final = "real"
 _SUFFIX: Final = " + affine"
-_SMALLEST: Final = 8  # pixels a side that the classifier takes
 
 
 @dataclass(frozen=True)
@@ -79,9 +78,7 @@ class CasReport:
             less = "–" if row.difference is None else f"{row.difference:+.3f}"
             images = f"{sum(row.n_train.values()):,}"
             lines.append([row.name, images, accuracy, _between(row.interval), less, _between(row.difference_interval)])
-        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-        table = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-        return "\n".join([*table, self.conclusion])
+        return "\n".join([*fixed_width(lines, right=False), self.conclusion])
 
 
 def cas(
@@ -108,7 +105,7 @@ def cas(
     n = len(class_names)
     counts = np.bincount(fakes[1], minlength=n)
     rows = [np.flatnonzero(train[1] == c) for c in range(n)]
-    kept = np.sort(np.concatenate([own[_spread(len(own), counts[c])] for c, own in enumerate(rows)]))
+    kept = np.sort(np.concatenate([own[evenly(len(own), counts[c])] for c, own in enumerate(rows)]))
     sets = {GENERATED: fakes, REAL: (train[0][kept], train[1][kept])}
     if len(np.unique(sets[REAL][1])) < 2:
         raise DataError("Fewer than 2 of the generated classes have train images: there is nothing to compare with.")
@@ -135,7 +132,7 @@ def cas(
                     name=name + suffix,
                     n_train=dict(zip(class_names, of_class, strict=True)),
                     accuracy=accuracy.value,
-                    accuracy_sd=float((own.by_seed @ weights).std(ddof=1)) if len(seeds) > 1 else 0.0,
+                    accuracy_sd=sd(own.by_seed @ weights),
                     interval=accuracy.interval,
                     recalls={
                         label: float(own.by_seed[:, c].mean()) if weights[c] else None
@@ -156,17 +153,12 @@ def _check(fakes: Labelled, train: Labelled, test: Labelled) -> None:
                 f"The {what} images are {images.shape[1:]} and the training images {train[0].shape[1:]}: read all at "
                 "one size."
             )
-    if min(train[0].shape[1:3]) < _SMALLEST:
-        raise DataError(f"The classifier takes images of {_SMALLEST} pixels a side or more.")
+    if min(train[0].shape[1:3]) < SMALLEST:
+        raise DataError(f"The classifier takes images of {SMALLEST} pixels a side or more.")
     if len(np.unique(fakes[1])) < 2:
         raise DataError("A classifier of generated images needs images of 2 classes or more.")
     if not len(test[1]):
         raise DataError("There are no test images.")
-
-
-def _spread(n: int, most: int) -> NDArray[np.int64]:
-    """At most `most` of `n` indices, evenly."""
-    return np.linspace(0, n - 1, min(n, most)).astype(np.int64) if n else np.zeros(0, np.int64)
 
 
 def _fit(
@@ -190,13 +182,9 @@ def _fit(
     }
 
     def fit() -> dict[str, NDArray[np.int64]]:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with one_thread():
             fitted = train_classifier(*images, num_classes, seed=seed, steps=steps, augment=augment, sampler="balanced")
             return {"predicted": fitted.predict(test)}
-        finally:
-            torch.set_num_threads(threads)
 
     return cache.arrays("cas", key, fit)["predicted"]
 

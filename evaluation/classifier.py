@@ -8,7 +8,8 @@ nothing of splits, of where images come from, or of what is concluded from its a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,12 +19,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from evaluation.arrays import evenly
 from evaluation.augmentation import Augment, augmented
 
-__all__ = ["FEATURES", "Classifier", "Synthetic", "train_classifier"]
+__all__ = ["FEATURES", "SMALLEST", "Classifier", "Synthetic", "one_thread", "train_classifier"]
 
 FEATURES = 128
 """Width of the penultimate layer."""
+SMALLEST = 8
+"""Pixels a side that images must have."""
 
 _LARGEST = 64  # Longer images are averaged down to this before anything else: this judge is for the CPU.
 _DROPOUT = 0.5  # Before the hidden layer: worth 5 points where a class has 20 images (docs/log.md).
@@ -177,6 +181,17 @@ class _Module(nn.Module):
         return self.network.head(features), features * self.feature_scale
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one thread, so that weights and answers do not depend on where they are made."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def train_classifier(
     images: NDArray[np.uint8],
     labels: NDArray[np.int64],
@@ -236,8 +251,8 @@ def train_classifier(
     network.eval()
     network.dropout.generator = None  # A classifier can be copied and pickled; a generator cannot.
 
-    sample = np.linspace(0, len(images) - 1, min(len(images), 2000)).astype(np.int64)
-    mean_square = float(np.square(classifier.features(images[sample]), dtype=np.float64).mean())
+    sample = images[evenly(len(images), 2000)]
+    mean_square = float(np.square(classifier.features(sample), dtype=np.float64).mean())
     classifier._feature_scale = 1 / math.sqrt(max(mean_square, 1e-12))
     return classifier
 
@@ -250,8 +265,10 @@ def _pool(
     synthetic: Synthetic | None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float64]]:
     """All images to draw from, their labels, and the probability of each to be drawn."""
-    if images.ndim != 4 or images.dtype != np.uint8 or min(images.shape[1:3]) < 8:
-        raise ValueError(f"Expected uint8 images [N, H, W, C] of 8x8 or more, got {images.dtype} {images.shape}.")
+    if images.ndim != 4 or images.dtype != np.uint8 or min(images.shape[1:3]) < SMALLEST:
+        raise ValueError(
+            f"Expected uint8 images [N, H, W, C] of {SMALLEST}x{SMALLEST} or more, got {images.dtype} {images.shape}."
+        )
     if len(images) == 0 or len(images) != len(labels):
         raise ValueError(f"Expected as many labels as images, at least one, got {len(labels)} and {len(images)}.")
     fake = np.zeros(len(images), bool)

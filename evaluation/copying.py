@@ -35,8 +35,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from augmint.errors import DataError
+from evaluation.arrays import evenly
 from evaluation.bootstrap import DRAWS
 from evaluation.features import Extractor
+from evaluation.tables import fixed_width
 
 __all__ = ["CopyingReport", "CopyingRow", "Pair", "copying"]
 
@@ -116,12 +118,8 @@ class CopyingReport:
             shares = ("–" if value is None else f"{value:.1%}" for value in (row.share, row.expected))
             counts = (row.n_fakes, row.n_train, row.n_held_out)
             lines.append([row.name, *map(str, counts), *shares, *map(str, (row.exact, row.near, row.held_out_near))])
-        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-        table = [
-            "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
-            for line in lines
-        ]
         reasons = [f"{row.name}: {row.reason}" for row in (*self.rows, self.overall) if row.reason]
+        table = fixed_width(lines, right=True)
         return "\n".join([*table, f"features: {self.extractor}", *reasons, self.conclusion])
 
 
@@ -235,7 +233,7 @@ def _scale(points: NDArray[np.float32]) -> float | None:
     """Median distance of each point to the nearest other; None where there is none, or all are the same."""
     if len(points) < 2:
         return None
-    some = np.linspace(0, len(points) - 1, min(len(points), _CHUNK)).astype(np.int64)
+    some = evenly(len(points), _CHUNK)
     distances = _distances(points[some], points)
     distances[torch.arange(len(some)), torch.from_numpy(some)] = torch.inf
     nearest = distances.min(1).values.double()

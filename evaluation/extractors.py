@@ -39,14 +39,14 @@ from torch import Tensor
 from augmint.errors import AugmintError, DataError, UsageError
 from augmint.runtime import open_session
 from evaluation import augmentation, classifier
+from evaluation.arrays import Labelled
 from evaluation.cache import Cache, Json, code_version, digest
-from evaluation.classifier import train_classifier
+from evaluation.classifier import SMALLEST, train_classifier
 from evaluation.features import Extractor
 from evaluation.pixels import PixelPCA
 
 __all__ = ["EXTRACTORS", "open_extractor"]
 
-Labelled = tuple[NDArray[np.uint8], NDArray[np.int64]]
 Progress = Callable[[int, int, str], None]
 
 EXTRACTORS: Final = ("efficientnet-lite0", "classifier", "pixels")
@@ -56,7 +56,6 @@ _EFFICIENTNET_SIDE: Final = 96
 _TORCHSCRIPT: Final = (".pt", ".pth", ".ts", ".torchscript")
 _BATCH: Final = 64
 _SEED: Final = 101  # of the classifier: another than that of the one which chose the checkpoint
-_SMALLEST: Final = 8  # pixels a side that the classifier takes
 _LUMA: Final = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's
 
 
@@ -87,9 +86,9 @@ def open_extractor(
         return _Remembered(_EfficientNet(), cache, progress)
     if str(spec) == "classifier":
         images, labels = _need(train, "classifier")
-        if len(np.unique(labels)) < 2 or min(images.shape[1:3]) < _SMALLEST:
+        if len(np.unique(labels)) < 2 or min(images.shape[1:3]) < SMALLEST:
             raise UsageError(
-                f"The extractor 'classifier' needs train images of 2 classes and of {_SMALLEST} pixels a side: take "
+                f"The extractor 'classifier' needs train images of 2 classes and of {SMALLEST} pixels a side: take "
                 "'efficientnet-lite0' or 'pixels'."
             )
         return _Remembered(_TrainedClassifier(images, labels, num_classes, steps), cache, progress)

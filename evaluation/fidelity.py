@@ -10,7 +10,7 @@ perfect (`evaluation/copying.py`). What it does not know: whether the images hel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 
 from augmint.errors import DataError
 from evaluation import bootstrap
+from evaluation.arrays import evenly
 from evaluation.features import Extractor
 from evaluation.frechet import frechet_distance
 from evaluation.kernel_distance import kernel_distance
 from evaluation.label_fidelity import Judge
 from evaluation.prdc import prdc
+from evaluation.tables import fixed_width
 
-__all__ = ["MEASURES", "FidelityReport", "FidelityRow", "measure"]
+__all__ = ["MEASURES", "FidelityReport", "FidelityRow", "measure", "missing"]
 
 MEASURES: Final = (
     "precision",
@@ -119,8 +121,6 @@ class FidelityReport:
                 [self.overall.name, str(self.overall.n_fake), str(self.overall.n_real), *_figures(self.overall)]
             )
         lines.append(["  95 %", "", "", *(_between(self.overall.intervals.get(name)) for name in MEASURES)])
-        widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
-        table = ["  ".join(_pad(line, widths)).rstrip() for line in lines]
         notes = [f"features: {self.extractor}"] + ([f"labels: {self.judge}"] if self.judge else [])
         biases = [row.frechet_bias for row in self.rows if row.frechet_bias is not None]
         if biases and len(self.rows) > 1:
@@ -129,12 +129,17 @@ class FidelityReport:
         if self.overall.frechet_bias is not None:
             about = _figure(self.overall.frechet_bias)
             notes.append(f"Fréchet distance of real images in the fakes' place: about {about} ({self.overall.name})")
-        rows_of: dict[str, list[str]] = {}
-        for row in every:
-            for what, why in row.reasons.items():
-                rows_of.setdefault(f"{what}: {why}", []).append(row.name)
-        notes += [f"{', '.join(names)}: {reason}" for reason, names in rows_of.items()]
-        return "\n".join([*table, *notes])
+        notes += [f"{', '.join(names)}: {what}: {why}" for (what, why), names in missing(every).items()]
+        return "\n".join([*fixed_width(lines, right=True), *notes])
+
+
+def missing(rows: Iterable[FidelityRow]) -> dict[tuple[str, str], list[str]]:
+    """(measure, reason for which it is missing) → names of the rows it is missing in."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for what, why in row.reasons.items():
+            found.setdefault((what, why), []).append(row.name)
+    return found
 
 
 _TITLES: Final = ("precision", "recall", "density", "coverage", "kernel", "Fréchet", "labels")
@@ -270,11 +275,7 @@ def _row(
 
 
 def _thin(points: NDArray[Any], n: int) -> NDArray[Any]:
-    return points[np.linspace(0, len(points) - 1, n).astype(np.int64)] if n else points[:0]
-
-
-def _pad(line: Sequence[str], widths: Sequence[int]) -> list[str]:
-    return [line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))]
+    return points[evenly(len(points), n)]
 
 
 def _figures(row: FidelityRow) -> list[str]:

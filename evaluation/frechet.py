@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["FrechetDistance", "frechet_distance", "least_points"]
+from evaluation.features import Features, matrices
 
-Features = NDArray[np.float32] | NDArray[np.float64] | Tensor
+__all__ = ["FrechetDistance", "frechet_distance", "least_points"]
 
 _LEAST = 50
 _SPLITS = 3  # Random halvings of the reals that the bias is averaged over.
@@ -60,9 +60,7 @@ def frechet_distance(real: Features, fake: Features, *, least: int | None = None
     `least` points a side are needed, or there is a reason in place of a value; None: `least_points(D)`; never below 2.
     Covariances are the unbiased ones (over n - 1), as in torchmetrics and pytorch-fid.
     """
-    x, y = _matrix(real, "real"), _matrix(fake, "fake")
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(f"Real features have {x.shape[1]} dimensions and fake ones {y.shape[1]}.")
+    x, y = matrices(real, fake)
     n, m, dimensions = len(x), len(y), x.shape[1]
     least = max(2, least_points(dimensions) if least is None else least)
     if min(n, m) < least:
@@ -76,15 +74,6 @@ def frechet_distance(real: Features, fake: Features, *, least: int | None = None
         between = np.mean([_value(x[one], x[other]) for one, other in halves])
         bias = float(between) * (1 / n + 1 / m) / (4 / n)
     return FrechetDistance(value, n, m, dimensions, bias, real_influence=real_influence, fake_influence=fake_influence)
-
-
-def _matrix(features: Features, name: str) -> Tensor:
-    x = torch.as_tensor(features).detach()
-    if x.ndim != 2 or x.shape[1] == 0:
-        raise ValueError(f"The {name} features must have 2 dimensions [N, D], got {tuple(x.shape)}.")
-    if not bool(torch.isfinite(x).all()):
-        raise ValueError(f"The {name} features hold NaN or infinite values.")
-    return x.double()
 
 
 def _value(x: Tensor, y: Tensor) -> float:

@@ -22,14 +22,14 @@ from augmint.generator import Generator
 from augmint.images import Resize
 from augmint.samples import Source
 from augmint.sources import is_url, open_source
+from evaluation.arrays import Labelled
+from evaluation.classifier import SMALLEST
 
 __all__ = ["Fakes", "Inputs", "SourceFacts", "open_inputs"]
 
-Labelled = tuple[NDArray[np.uint8], NDArray[np.int64]]
 Kind = Literal["bundle", "service", "run", "images"]
 
 _CHUNK: Final = 256
-_SMALLEST: Final = 8  # pixels a side that the classifiers take
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,12 @@ class Fakes:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64] | None
     seed: int | None
+
+    @property
+    def labelled(self) -> Labelled:
+        """Only where there are labels; `Inputs.no_verdict` says where not."""
+        assert self.labels is not None
+        return self.images, self.labels
 
     def first(self, per_class: int) -> Fakes:
         """At most so many of each class (in all, without classes), in order."""
@@ -109,8 +115,8 @@ class Inputs:
             return "the data have one class only, and it takes two to compare classifiers"
         if not self.source.labelled:
             return "the generated images have no classes, so no classifier can be trained on them"
-        if min(self.shape[:2]) < _SMALLEST:
-            return f"the images are smaller than the {_SMALLEST} pixels a side that the classifiers need"
+        if min(self.shape[:2]) < SMALLEST:
+            return f"the images are smaller than the {SMALLEST} pixels a side that the classifiers need"
         return "" if len(self.test[0]) else "the data have no test images"
 
 

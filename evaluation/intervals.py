@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-__all__ = ["FEWEST", "Estimate", "Resampled", "estimate", "resample"]
+__all__ = ["FEWEST", "Estimate", "Resampled", "estimate", "resample", "sd"]
 
 FEWEST: Final = 6
 """Images on which two methods must differ before anything is claimed: with 5, even if all of them speak for the same
@@ -122,6 +122,11 @@ def estimate(
     half = float(stats.t.ppf(0.5 + level / 2, freedom)) * variance**0.5
     lowest = 0.0 if than is None else -1.0
     return Estimate(value, (max(lowest, value - half), min(1.0, value + half)), differing)
+
+
+def sd(values: NDArray[np.float64]) -> float:
+    """Standard deviation over seeds; 0 for one."""
+    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
 
 
 def _weights(rng: np.random.Generator, n: int) -> NDArray[np.float64]:

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["KernelDistance", "kernel_distance", "mean_kernel"]
+from evaluation.features import Features, matrices, matrix
 
-Features = NDArray[np.float32] | NDArray[np.float64] | Tensor
+__all__ = ["KernelDistance", "kernel_distance", "mean_kernel"]
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,7 @@ def kernel_distance(
     `blocks` it is the mean over that many pairs of subsets, drawn without replacement from `seed` (the papers' way for
     large samples, with a spread); subsets shrink to the smaller side. Fewer than 2 points a side: None and a reason.
     """
-    x, y = _matrix(real, "real"), _matrix(fake, "fake")
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(f"Real features have {x.shape[1]} dimensions and fake ones {y.shape[1]}.")
+    x, y = matrices(real, fake)
     n, m = len(x), len(y)
     if n < 2 or m < 2:
         return KernelDistance(None, n, m, reason=f"needs at least 2 images a side, got {n} real and {m} fake")
@@ -75,15 +73,6 @@ def kernel_distance(
         columns = torch.from_numpy(rng.permutation(m)[:size])
         values.append(_mmd2(x[rows], y[columns], chunk)[0])
     return KernelDistance(float(np.mean(values)), n, m, blocks, size, float(np.std(values)))
-
-
-def _matrix(features: Features, name: str) -> Tensor:
-    x = torch.as_tensor(features).detach()
-    if x.ndim != 2 or x.shape[1] == 0:
-        raise ValueError(f"The {name} features must have 2 dimensions [N, D], got {tuple(x.shape)}.")
-    if not bool(torch.isfinite(x).all()):
-        raise ValueError(f"The {name} features hold NaN or infinite values.")
-    return x.double()
 
 
 def _mmd2(x: Tensor, y: Tensor, chunk: int) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
@@ -112,5 +101,5 @@ def mean_kernel(x: Features) -> float:
 
     A distance divided by this has no unit: 0 is the same law and about 1 as far away as the origin.
     """
-    matrix = _matrix(x, "real")
-    return float(_kernel_sums(matrix, matrix, 1024).sum()) / len(matrix) ** 2
+    points = matrix(x, "real")
+    return float(_kernel_sums(points, points, 1024).sum()) / len(points) ** 2

@@ -14,16 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation import augmentation, classifier
+from evaluation.arrays import Labelled, evenly
 from evaluation.cache import Cache, Json, code_version, digest
-from evaluation.classifier import Classifier, train_classifier
+from evaluation.classifier import SMALLEST, Classifier, train_classifier
 
 __all__ = ["Judge", "TrainedJudge", "open_judge"]
 
-Labelled = tuple[NDArray[np.uint8], NDArray[np.int64]]
-
 _ENOUGH: Final = 10  # Held-out images of the rarest class from which on the judge is trained on them.
 _SEED: Final = 102  # Another than that of any classifier that gives features or chooses a checkpoint.
-_SMALLEST: Final = 8  # pixels a side that the classifier takes
 _MOST: Final = 2000  # Images that the judge's own accuracy is measured on.
 
 
@@ -73,7 +71,7 @@ class TrainedJudge:
     def accuracy(self) -> float | None:
         """None where there are no real images but those it was trained on."""
         images, labels = self._others
-        some = np.linspace(0, len(images) - 1, min(len(images), _MOST)).astype(np.int64)
+        some = evenly(len(images), _MOST)
         if not len(some):
             return None
         right = self.predict(images[some]) == labels[some]
@@ -100,7 +98,7 @@ def open_judge(
     fewest = np.bincount(held_out[1], minlength=num_classes).min() if len(held_out[1]) else 0
     independent = bool(fewest >= _ENOUGH)
     own, others = (held_out, train) if independent else (train, held_out)
-    if len(np.unique(own[1])) < 2 or min(own[0].shape[1:3]) < _SMALLEST:
+    if len(np.unique(own[1])) < 2 or min(own[0].shape[1:3]) < SMALLEST:
         return None
     return TrainedJudge(
         name=f"a small CNN trained on {'held-out real images' if independent else 'the train split'}",

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from evaluation.arrays import evenly
+
 __all__ = ["PixelPCA"]
 
 _LARGEST = 32  # Longer sides are averaged down to about this.
@@ -31,7 +33,7 @@ class PixelPCA:
     @classmethod
     def fit(cls, images: NDArray[np.uint8], *, dimensions: int = 64, most: int = 2000) -> PixelPCA:
         """Up to `dimensions` components of at most `most` images, spread evenly over the given order."""
-        chosen = np.linspace(0, len(images) - 1, min(len(images), most)).astype(np.int64)
+        chosen = evenly(len(images), most)
         x = _flatten(images[chosen])
         mean = x.mean(0)
         # Features are not whitened: small components are mostly noise, and would weigh as much as the shape.

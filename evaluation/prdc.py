@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evaluation.features import Features
+
 __all__ = ["Prdc", "prdc"]
 
 MEASURES = ("precision", "recall", "density", "coverage")
-
-Features = NDArray[np.float32] | NDArray[np.float64] | Tensor
 
 
 @dataclass(frozen=True)

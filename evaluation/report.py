@@ -19,7 +19,7 @@ import jinja2
 
 from augmint.errors import DataError
 from evaluation.api import Evaluation
-from evaluation.fidelity import MEASURES, FidelityReport, FidelityRow
+from evaluation.fidelity import MEASURES, FidelityReport, FidelityRow, missing
 from evaluation.pictures import pair, tiles
 from evaluation.utility_report import Difference, UtilityReport, shown
 
@@ -382,12 +382,9 @@ def _fidelity_row(name: str, row: FidelityRow, *, whole: bool) -> dict[str, Any]
 
 def _reasons(report: FidelityReport) -> list[str]:
     """Why figures are missing, each reason once."""
-    classes: dict[tuple[str, str], list[str]] = {}
-    for row in report.rows:
-        for what, why in row.reasons.items():
-            classes.setdefault((what, why), []).append(row.name)
     return [
-        f"{_TITLES.get(what, what)} is missing for {shown(names)}: {why}." for (what, why), names in classes.items()
+        f"{_TITLES.get(what, what)} is missing for {shown(names)}: {why}."
+        for (what, why), names in missing(report.rows).items()
     ]
 
 

@@ -34,7 +34,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from augmint.errors import DataError
-from evaluation.classifier import Classifier, train_classifier
+from evaluation.arrays import evenly
+from evaluation.classifier import SMALLEST, Classifier, train_classifier
 from evaluation.kernel_distance import kernel_distance, mean_kernel
 from evaluation.pixels import PixelPCA
 from evaluation.prdc import prdc
@@ -116,8 +117,7 @@ class SelectionScore:
         if len(images) < 2:
             raise DataError(f"Choosing a checkpoint needs at least 2 training images, but there are {len(images)}.")
         present = 0 if labels is None else len(np.unique(labels))
-        # The classifier takes images of 8 pixels and more a side.
-        if labels is None or present < 2 or min(images.shape[1:3]) < 8:
+        if labels is None or present < 2 or min(images.shape[1:3]) < SMALLEST:
             return cls(PixelPCA.fit(images), 0, images, labels, class_names, val_images, val_labels)
         if steps is None:
             steps = _affordable_steps(images, labels, len(class_names), seconds)
@@ -184,7 +184,7 @@ class SelectionScore:
     def _reference(self, train: NDArray[np.uint8], validation: NDArray[np.uint8], enough: int, most: int) -> _Reference:
         alone = len(validation) >= enough
         images = validation if alone or len(train) == 0 else np.concatenate([validation, train])
-        images = images[np.linspace(0, len(images) - 1, min(len(images), most)).astype(np.int64)]
+        images = images[evenly(len(images), most)]
         features = self._extractor.features(images)
         return _Reference(features, mean_kernel(features), "validation" if alone else "train and validation")
 

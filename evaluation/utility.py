@@ -23,16 +23,16 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from augmint.errors import DataError, UsageError
 from augmint.runtime import usable_cores
 from evaluation import augmentation, classifier, smote
+from evaluation.arrays import Labelled
 from evaluation.augmentation import Augment
 from evaluation.cache import Cache, Json, code_version, digest
-from evaluation.classifier import Synthetic, train_classifier
-from evaluation.intervals import FEWEST, Estimate, Resampled, estimate, resample
+from evaluation.classifier import SMALLEST, Synthetic, one_thread, train_classifier
+from evaluation.intervals import FEWEST, Estimate, Resampled, estimate, resample, sd
 from evaluation.utility_report import (
     Chosen,
     ClassEffect,
@@ -59,7 +59,6 @@ __all__ = [
     "utility",
 ]
 
-Labelled = tuple[NDArray[np.uint8], NDArray[np.int64]]
 Progress = Callable[[int, int, str], None]
 _Label = TypeVar("_Label", bound=Hashable)
 
@@ -364,8 +363,9 @@ def _check(
                 f"The {what} images are {images.shape[1:]} and the training images {train[0].shape[1:]}: read all at "
                 "one size."
             )
-    if min(train[0].shape[1:3]) < 8:
-        raise DataError(f"Images of {train[0].shape[1]}×{train[0].shape[2]} are too small: read them at 8×8 or more.")
+    if min(train[0].shape[1:3]) < SMALLEST:
+        height, width = train[0].shape[1:3]
+        raise DataError(f"Images of {height}×{width} are too small: read them at {SMALLEST}×{SMALLEST} or more.")
     counts, held_out = (np.bincount(labels, minlength=len(names)) for labels in (train[1], test[1]))
     notes: list[str] = []
     if minority is None:
@@ -419,9 +419,7 @@ class _Work:
         if method.amount is not None:
             rows = self.amounts[method.amount]
             extra = Synthetic(self.synthetic[0][rows], self.synthetic[1][rows], share=method.share)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with one_thread():
             fitted = train_classifier(
                 images,
                 labels,
@@ -435,8 +433,6 @@ class _Work:
                 synthetic=extra,
             )
             return fitted.predict(self.looked_at)
-        finally:
-            torch.set_num_threads(threads)
 
 
 _work: _Work | None = None
@@ -608,10 +604,10 @@ class _Table:
             augmentation=method.augment,
             synthetic=0 if method.amount is None else len(amounts[method.amount]),
             minority_recall=recall.value,
-            minority_recall_sd=_sd(own.by_seed @ self.small),
+            minority_recall_sd=sd(own.by_seed @ self.small),
             minority_recall_interval=recall.interval,
             accuracy=accuracy.value,
-            accuracy_sd=_sd(own.by_seed @ self.there),
+            accuracy_sd=sd(own.by_seed @ self.there),
             accuracy_interval=accuracy.interval,
             per_class={name: float(recalls[c]) if self.there[c] else None for c, name in enumerate(self.names)},
             against_baseline=against(self.baseline),
@@ -644,10 +640,6 @@ class _Table:
 
 def _difference(found: Estimate) -> Difference:
     return Difference(found.value, found.interval, found.differing, found.sign)
-
-
-def _sd(values: NDArray[np.float64]) -> float:
-    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
 
 
 def _conclude(

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from evaluation.tables import fixed_width
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -247,6 +249,4 @@ def _signed(difference: Difference | None, none: str) -> str:
 
 
 def _fixed(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [titles, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(fixed_width([titles, *rows], right=False))

@@ -17,7 +17,7 @@ from augmint.bundle import Metric
 from augmint.data import DataSet, load_data
 from augmint.errors import AugmintError
 from augmint.images import Resize
-from evaluation.classifier import Classifier, train_classifier
+from evaluation.classifier import SMALLEST, Classifier, train_classifier
 from evaluation.fidelity import MEASURES, FidelityReport, FidelityRow, measure
 from evaluation.label_fidelity import TrainedJudge, open_judge
 from evaluation.pixels import PixelPCA
@@ -36,7 +36,6 @@ _METHODS: Final = {
     "label_fidelity": "share that a judge takes for their class",
 }
 _STEPS: Final = 300  # of each classifier: 0.97 on digits, about 3 seconds
-_SMALLEST: Final = 8  # pixels a side that the classifier takes
 _MOST_ROWS: Final = 200  # classes that get rows of their own
 _SEED: Final = 0xE71DE  # of the images measured; not that of the sample sheet
 
@@ -89,7 +88,7 @@ def measured(
         judge: TrainedJudge | None = None
         if classifier is not None:
             features = classifier
-        elif len(np.unique(train_labels)) < 2 or min(shape[:2]) < _SMALLEST:
+        elif len(np.unique(train_labels)) < 2 or min(shape[:2]) < SMALLEST:
             features = PixelPCA.fit(train)
         else:
             # Another seed than the classifier that chose the checkpoint, which would flatter its choice.

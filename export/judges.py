@@ -26,7 +26,8 @@ from augmint.data import DataSet
 from augmint.images import Resize
 from augmint.judge import nearest
 from augmint.runtime import open_session
-from evaluation.classifier import FEATURES, Classifier, train_classifier
+from evaluation.arrays import evenly
+from evaluation.classifier import FEATURES, SMALLEST, Classifier, train_classifier
 from export import gates
 from export.graph import OPSET, classifier_graph, serialise, versions
 from training.config import TrainConfig
@@ -41,7 +42,6 @@ TRAIN: Final = "train.npy"
 _STEPS: Final = 600
 _SEED: Final = 303  # of the classifier: not one that measures or chooses anything else
 _CALIBRATION_SEED: Final = 0xCA11B  # of the generated images: neither golden, nor on the sheet, nor measured
-_SMALLEST: Final = 8  # pixels a side that the classifier takes
 _SHARES: Final = tuple(round(i / 20, 2) for i in range(20))  # 0, 0.05 … 0.95
 _PER_CLASS: Final = (40, 400)  # generated images of each class, at least and at most
 _IMAGES: Final = 4000  # … in all, of 32 x 32 pixels
@@ -128,8 +128,8 @@ def _why_no_classifier(config: TrainConfig, data: DataSet | None, problem: str) 
         return problem[0].lower() + problem[1:]
     if sum(n > 0 for n in config.class_counts) < 2:
         return "it has only one class"
-    if min(config.image_shape[:2]) < _SMALLEST:
-        return f"its images have sides under {_SMALLEST} pixels"
+    if min(config.image_shape[:2]) < SMALLEST:
+        return f"its images have sides under {SMALLEST} pixels"
     return ""
 
 
@@ -148,7 +148,7 @@ def _realism(
     config: TrainConfig, critic: bytes, labels: NDArray[np.int64], images: NDArray[np.uint8]
 ) -> tuple[Realism, bytes]:
     feeds: dict[str, Any] = {"image": images} | ({"label": labels} if config.num_classes else {})
-    some = np.linspace(0, len(images) - 1, min(64, len(images))).astype(np.int64)
+    some = evenly(len(images), 64)
     gates.alone(critic, {key: value[some] for key, value in feeds.items()}, what="critic")
     scores = _in_batches(critic, feeds)[0].reshape(max(config.num_classes, 1), -1)
     table = np.quantile(scores.astype(np.float64), _SHARES, axis=1).T
@@ -169,7 +169,7 @@ def _classifier(
     )
     gates.same_signature(model, inputs, outputs, what="classifier")
     gates.plain(model)
-    some = generated[np.linspace(0, len(generated) - 1, min(64, len(generated))).astype(np.int64)]
+    some = generated[evenly(len(generated), 64)]
     gates.critic_parity(model, network, some, None, what="classifier")
     gates.alone(model, {"image": some}, what="classifier")
     described = Graph(

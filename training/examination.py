@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from augmint.latents import latents
+from evaluation.arrays import evenly
 from evaluation.selection import SelectionScore
 from training.averaging import CALIBRATION_IMAGES, calibration_batches, recalibrate_batch_norm
 from training.config import TrainConfig
@@ -60,7 +61,7 @@ class Examiner:
             kept = np.concatenate([np.flatnonzero(labels == number)[:64] for number in np.unique(labels)])
         else:
             labels = np.zeros_like(labels)
-            kept = np.linspace(0, len(images) - 1, min(len(images), 512)).astype(np.int64)
+            kept = evenly(len(images), 512)
         self.reals = _to_float(images[kept])
         self.real_labels = torch.from_numpy(labels[kept])
 
