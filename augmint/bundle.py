@@ -25,6 +25,7 @@ This module knows neither torch nor onnxruntime, and imports onnx only to look a
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import json
 import math
@@ -71,6 +72,7 @@ __all__ = [
     "Tensor",
     "Utility",
     "essentials",
+    "npy_bytes",
     "read_bundle",
     "write_bundle",
 ]
@@ -761,6 +763,13 @@ def _read_npy(data: bytes, expected: tuple[int, ...], path: Path, dtype: np.dtyp
 
 
 # ------------------------------------------------------------------------------------------------- writing
+
+
+def npy_bytes(array: NDArray[Any]) -> bytes:
+    """An npy file of an array, as the files of a bundle are written; the same array gives the same bytes."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()
 
 
 def write_bundle(path: str | os.PathLike[str], description: Description, content: Mapping[str, bytes]) -> str:

@@ -7,7 +7,6 @@ gate asks (`export/gates.py`).
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -34,7 +33,6 @@ from augmint.bundle import (
     Description,
     Evidence,
     Golden,
-    Graph,
     Identity,
     Image,
     Metric,
@@ -43,6 +41,7 @@ from augmint.bundle import (
     Tensor,
     Utility,
     essentials,
+    npy_bytes,
     write_bundle,
 )
 from augmint.data import DataSet
@@ -57,7 +56,7 @@ from export.again import SecondExport
 from export.card import FEW, SHEET_SEED, model_card
 from export.evidence import measured, training_data
 from export.gates import Subject
-from export.graph import OPSET, serialise, versions
+from export.graph import described, serialise
 from export.judges import make_judges
 from export.networks import Networks, Precision, Which, load, trace
 from export.verdict import judged
@@ -349,14 +348,14 @@ def _description(networks: Networks, request: ExportRequest, name: str, graphs: 
     latent = Tensor(name="latent", dtype="float32", shape=("N", config.options.latent_dim))
     label = (Tensor(name="label", dtype="int64", shape=("N",)),) if class_names else ()
     image = Tensor(name="image", dtype="uint8", shape=("N", height, width, channels))
-    generator = _graph(GENERATOR, (latent, *label), (image,), request.precision)
+    generator = described(GENERATOR, (latent, *label), (image,), request.precision)
     gates.same_signature(graphs["generator"], generator.inputs, generator.outputs)
     critic = None
     if "critic" in graphs:
         outputs = [Tensor(name="realism", dtype="float32", shape=("N",))]
         if gates.number_of_outputs(graphs["critic"]) > 1:
             outputs.append(Tensor(name="class_logits", dtype="float32", shape=("N", config.num_classes)))
-        critic = _graph(CRITIC, (image, *label), tuple(outputs), "fp32")
+        critic = described(CRITIC, (image, *label), tuple(outputs), "fp32")
         gates.same_signature(graphs["critic"], critic.inputs, critic.outputs, what="critic")
     return Description(
         identity=Identity(
@@ -387,18 +386,6 @@ def _description(networks: Networks, request: ExportRequest, name: str, graphs: 
         critic=critic,
         evidence=Evidence(warnings=_warnings(networks, request)),
         golden=_golden_addresses(class_names),
-    )
-
-
-def _graph(file: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], precision: Precision) -> Graph:
-    return Graph(
-        file=file,
-        inputs=inputs,
-        outputs=outputs,
-        opset=OPSET,
-        precision=precision,
-        optimisation="all",
-        versions=versions(),
     )
 
 
@@ -479,9 +466,7 @@ def _golden(description: Description, subject: Subject) -> bytes:
         np.array([row.index for row in rows], dtype=np.uint64),
         [row.truncation for row in rows],
     )
-    buffer = io.BytesIO()
-    np.save(buffer, images, allow_pickle=False)
-    return buffer.getvalue()
+    return npy_bytes(images)
 
 
 def _sheet(description: Description, subject: Subject) -> tuple[bytes, dict[str, int] | int]:

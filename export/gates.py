@@ -55,6 +55,7 @@ __all__ = [
     "critic_parity",
     "folded",
     "half_range",
+    "in_batches",
     "labels",
     "number_of_outputs",
     "parity",
@@ -412,18 +413,9 @@ def alone(model: bytes, feeds: dict[str, Any], *, what: str, batches: Sequence[i
     What comes near a threshold is judged alone (`augmint.judge`), which mends differences up to 1e-3: a tenth may be.
     """
     session = open_session(model, device="cpu", threads=1).session
-    n = len(feeds["image"])
-
-    def scores(size: int) -> list[NDArray[np.float32]]:
-        runs = [
-            session.run(None, {key: value[start : start + size] for key, value in feeds.items()})
-            for start in range(0, n, size)
-        ]
-        return [np.concatenate(parts) for parts in zip(*runs, strict=True)]
-
-    worst, single = 0.0, scores(1)
+    worst, single = 0.0, in_batches(session, feeds, 1)
     for size in batches:
-        for got, one in zip(scores(size), single, strict=True):
+        for got, one in zip(in_batches(session, feeds, size), single, strict=True):
             worst = max(worst, float(np.abs(got - one).max()) / max(float(np.abs(one).mean()), 1e-6))
     if not worst <= 1e-4:
         raise GateError(
@@ -431,6 +423,15 @@ def alone(model: bytes, feeds: dict[str, Any], *, what: str, batches: Sequence[i
             code="export.judge-invariance",
         )
     return worst
+
+
+def in_batches(session: Any, feeds: dict[str, Any], size: int) -> list[NDArray[np.float32]]:
+    """A session's outputs for all rows of `feeds`, `size` at a time."""
+    runs = [
+        session.run(None, {key: value[start : start + size] for key, value in feeds.items()})
+        for start in range(0, len(feeds["image"]), size)
+    ]
+    return [np.concatenate(parts) for parts in zip(*runs, strict=True)]
 
 
 def reproducible(model: bytes, again: Callable[[], str]) -> None:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from augmint.bundle import Graph
 from augmint.bundle import Tensor as TensorSpec
 from augmint.errors import ExportError, GateError
 
@@ -31,6 +32,7 @@ __all__ = [
     "OPSET",
     "classifier_graph",
     "critic_graph",
+    "described",
     "frozen",
     "generator_graph",
     "levels",
@@ -177,6 +179,24 @@ def classifier_graph(
     image = torch.zeros(_TRACE_BATCH, *image_shape, dtype=torch.uint8)
     outputs: dict[str, tuple[int, ...]] = {"class_logits": (num_classes,), "features": (width,)}
     return _trace("classifier", _Critic(frozen(network)), {"image": image}, outputs)
+
+
+def described(
+    file: str,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    precision: Literal["fp32", "fp16"],
+) -> Graph:
+    """A graph of ours as the manifest describes it."""
+    return Graph(
+        file=file,
+        inputs=inputs,
+        outputs=outputs,
+        opset=OPSET,
+        precision=precision,
+        optimisation="all",
+        versions=versions(),
+    )
 
 
 def signature(model: onnx.ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -13,7 +13,6 @@ they are used.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from augmint.bundle import MAX_SIDE_BYTES, Copies, Graph, Judges, Realism, Tensor
+from augmint.bundle import MAX_SIDE_BYTES, Copies, Graph, Judges, Realism, Tensor, npy_bytes
 from augmint.data import DataSet
 from augmint.images import Resize
 from augmint.judge import nearest
@@ -29,7 +28,7 @@ from augmint.runtime import open_session
 from evaluation.arrays import evenly
 from evaluation.classifier import FEATURES, SMALLEST, Classifier, train_classifier
 from export import gates
-from export.graph import OPSET, classifier_graph, serialise, versions
+from export.graph import classifier_graph, described, serialise
 from training.config import TrainConfig
 from training.machine import torch_settings
 
@@ -47,6 +46,7 @@ _PER_CLASS: Final = (40, 400)  # generated images of each class, at least and at
 _IMAGES: Final = 4000  # … in all, of 32 x 32 pixels
 _MOST_CLASSES: Final = 500
 _COPY_QUANTILE: Final = 0.01
+_BATCH: Final = 64
 _ENOUGH: Final = 20  # held-out images, for a quantile to say anything
 # Of features whose mean square is 1, in 128 dimensions: below this lies only what float16 rounds away.
 _LEAST_DISTANCE: Final = 0.1
@@ -150,9 +150,9 @@ def _realism(
     feeds: dict[str, Any] = {"image": images} | ({"label": labels} if config.num_classes else {})
     some = evenly(len(images), 64)
     gates.alone(critic, {key: value[some] for key, value in feeds.items()}, what="critic")
-    scores = _in_batches(critic, feeds)[0].reshape(max(config.num_classes, 1), -1)
+    scores = _run(critic, feeds)[0].reshape(max(config.num_classes, 1), -1)
     table = np.quantile(scores.astype(np.float64), _SHARES, axis=1).T
-    return Realism(file=REALISM, shares=_SHARES, n=scores.shape[1]), _npy(table.astype("<f4"))
+    return Realism(file=REALISM, shares=_SHARES, n=scores.shape[1]), npy_bytes(table.astype("<f4"))
 
 
 def _classifier(
@@ -172,22 +172,13 @@ def _classifier(
     some = generated[evenly(len(generated), 64)]
     gates.critic_parity(model, network, some, None, what="classifier")
     gates.alone(model, {"image": some}, what="classifier")
-    described = Graph(
-        file=CLASSIFIER,
-        inputs=inputs,
-        outputs=outputs,
-        opset=OPSET,
-        precision="fp32",
-        optimisation="all",
-        versions=versions(),
-    )
-    return described, model
+    return described(CLASSIFIER, inputs, outputs, "fp32"), model
 
 
 def _copies(model: bytes, train: NDArray[np.uint8], held_out: NDArray[np.uint8]) -> tuple[Copies, bytes]:
     """By the graph, not by PyTorch: the same arithmetic as when images are judged."""
-    known = _in_batches(model, {"image": train})[1].astype("<f2")
-    distances = nearest(_in_batches(model, {"image": held_out})[1], known.astype(np.float32))
+    known = _run(model, {"image": train})[1].astype("<f2")
+    distances = nearest(_run(model, {"image": held_out})[1], known.astype(np.float32))
     threshold = max(float(np.quantile(distances, _COPY_QUANTILE)), _LEAST_DISTANCE)
     part = Copies(
         file=TRAIN,
@@ -197,19 +188,8 @@ def _copies(model: bytes, train: NDArray[np.uint8], held_out: NDArray[np.uint8])
         quantile=_COPY_QUANTILE,
         held_out=len(held_out),
     )
-    return part, _npy(known)
+    return part, npy_bytes(known)
 
 
-def _in_batches(model: bytes, feeds: dict[str, Any], size: int = 64) -> list[NDArray[np.float32]]:
-    session = open_session(model, device="cpu", threads=1).session
-    runs = [
-        session.run(None, {key: value[start : start + size] for key, value in feeds.items()})
-        for start in range(0, len(feeds["image"]), size)
-    ]
-    return [np.concatenate(parts) for parts in zip(*runs, strict=True)]
-
-
-def _npy(array: NDArray[Any]) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
-    return buffer.getvalue()
+def _run(model: bytes, feeds: dict[str, Any]) -> list[NDArray[np.float32]]:
+    return gates.in_batches(open_session(model, device="cpu", threads=1).session, feeds, _BATCH)
