@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from augmint.data import DataSet, load_data, write_folder, write_npz
 from augmint.errors import DataError, RequestError, ServiceError, ShortfallError, UnknownLabelError, UsageError
 from augmint.images import RESIZE_POLICIES, Marks, Resize, canonical, resize_image
-from augmint.quality import REASONS, Quality, check_offered
+from augmint.quality import Quality, add_rejected, check_offered
 from augmint.samples import BundleInfo, Source, pick_seed
 from augmint.sources import open_source
 
@@ -358,10 +358,7 @@ def balance(
                 images[here], labels[here] = part.images, [own[name] for name in part.label_names]
                 seeds[here], indices[here] = part.seeds, part.indices
                 end, digest = here.stop, part.bundle
-                for label, counts in part.rejected.items():
-                    so_far = rejected.setdefault(label, dict.fromkeys(REASONS, 0))
-                    for reason, n in zip(REASONS, counts, strict=True):
-                        so_far[reason] += n
+                add_rejected(rejected, part.rejected)
                 if progress is not None:
                     progress(end - first, total)
         except ShortfallError as error:

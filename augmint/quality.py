@@ -15,13 +15,13 @@ This module knows neither bundles nor ONNX: `augmint.judge` judges, and `augmint
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from augmint.errors import RequestError
 
-__all__ = ["LARGEST_SHARE", "PARTS", "REASONS", "Quality", "check_offered", "most_candidates"]
+__all__ = ["LARGEST_SHARE", "PARTS", "REASONS", "Quality", "add_rejected", "check_offered", "most_candidates"]
 
 PARTS: Final = ("labels", "realism", "copies")
 REASONS: Final = ("label", "realism", "copy")
@@ -131,6 +131,14 @@ def check_offered(wish: str | Quality, offered: Mapping[str, str]) -> Quality:
             why = offered.get(name) or "it was exported by another version of augmint, export it again"
             raise RequestError(f"quality {name!r} cannot be judged here ({why}): {shown}.", code="request.quality")
     return quality
+
+
+def add_rejected(so_far: dict[str, dict[str, int]], rejected: Mapping[str, Sequence[int]]) -> None:
+    """Add label → counts by reason, as `Samples.rejected` has them, to label → reason → count."""
+    for label, counts in rejected.items():
+        of_label = so_far.setdefault(label, dict.fromkeys(REASONS, 0))
+        for reason, n in zip(REASONS, counts, strict=True):
+            of_label[reason] += n
 
 
 def _number(name: str, text: str) -> float:

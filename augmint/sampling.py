@@ -24,7 +24,7 @@ from augmint.archive import pack
 from augmint.data.writing import folder_names, new_folder
 from augmint.errors import DataError, ServiceError, ShortfallError
 from augmint.images import synthetic_png, synthetic_sheet_png
-from augmint.quality import REASONS, Quality, check_offered
+from augmint.quality import Quality, add_rejected, check_offered
 from augmint.samples import BundleInfo, Counts, Reproducibility, Samples, Source, pick_seed
 from augmint.sheets import contact_sheet
 
@@ -200,10 +200,7 @@ class _Delivery:
                 self.first = self.first or part
                 for label, n in part.delivered.items():
                     self.delivered[label] += n
-                for label, counts in part.rejected.items():
-                    so_far = self.rejected.setdefault(label, dict.fromkeys(REASONS, 0))
-                    for reason, n in zip(REASONS, counts, strict=True):
-                        so_far[reason] += n
+                add_rejected(self.rejected, part.rejected)
                 yield part
                 if self._progress is not None:
                     self._progress(sum(self.delivered.values()), total)

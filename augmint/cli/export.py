@@ -61,8 +61,7 @@ def export(
     if quick and not evaluate:
         raise UsageError("--quick shortens the evaluation: give --evaluate with it.", code="usage.quick")
     require("export", "export")
-    from augmint.cli.evaluate import parts_progress
-    from augmint.cli.output import print_json, talk
+    from augmint.cli.output import parts_progress, print_json, talk
     from export.api import ExportRequest, export_run
 
     request = ExportRequest(

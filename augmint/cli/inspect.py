@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from augmint.cli.options import Device, Json, Token
+from augmint.cli.rooms import is_run
 from augmint.errors import UsageError
 
 __all__ = ["inspect"]
@@ -40,7 +41,7 @@ def inspect(
 
     path = Path(what)
     kind = "service" if is_url(what) else "bundle" if (path / "manifest.json").exists() else "data set"
-    if kind == "data set" and (path / "config.json").is_file() and (path / "checkpoints").is_dir():
+    if kind == "data set" and is_run(path):
         kind = "run"
     if kind == "data set" and (golden := sorted(path.glob("*/golden.npy"))):
         # Every bundle has one, and no data set; its sample sheets would else be counted as images.

@@ -8,7 +8,7 @@ from typing import Final
 
 from augmint.errors import UsageError
 
-__all__ = ["explain_missing", "require"]
+__all__ = ["explain_missing", "is_run", "require"]
 
 ROOMS: Final = ("evaluation", "examples", "export", "serving", "training")
 # Which extra brings everything that the verb may import.
@@ -53,3 +53,8 @@ def explain_missing(error: ModuleNotFoundError, verb: str) -> str | None:
         return None
     extra = _EXTRAS.get(verb) or ("datasets" if module in ("mlxtend", "sklearn") else "local")
     return f'`augmint {verb}` needs {module}, which is not installed: pip install "augmint[{extra}]".'
+
+
+def is_run(path: Path) -> bool:
+    """Whether this is a run's directory, as training makes it."""
+    return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
