@@ -52,7 +52,7 @@ def train(request: TrainRequest, *, progress: bool | None = None) -> Run:
     with make_reporter(progress) as reporter:
         # Everything a user may have got wrong, cheapest first.
         family_type = family(request.family)
-        options = options_from(request.family, request.settings, batch=request.batch)
+        options = options_from(request.family, request.settings, batch=request.batch, preset=request.preset)
         seconds, steps = _length(request)
         device = resolve_device(request.device)
         precision = _precision(request.precision)
@@ -205,8 +205,9 @@ class _Material:
             raise DataError(f"{data.name} has {len(self.images)} training images: add some.", code="data.too-few")
 
     def tensors(self) -> tuple[Tensor, Tensor]:
-        """uint8 [N, C, H, W], and int64 [N]: class numbers, or zeros when the generator takes no label."""
-        labels = self.labels if self.config.conditional else np.zeros_like(self.labels)
+        """uint8 [N, C, H, W], and int64 [N]: class numbers, or zeros when no network takes a label."""
+        used = self.config.conditional or family(self.config.family).supervised
+        labels = self.labels if used else np.zeros_like(self.labels)
         return torch.from_numpy(np.ascontiguousarray(self.images.transpose(0, 3, 1, 2))), torch.from_numpy(labels)
 
     def fit_scorer(self, seconds: float = 6.0) -> SelectionScore:

@@ -21,9 +21,11 @@ from augmint.errors import TrainingError, UsageError
 from training.families import DEFAULT, family
 from training.families.base import Count, Family, FamilyOptions
 
-__all__ = ["Device", "Precision", "TrainConfig", "TrainRequest", "options_from", "parse_resolution"]
+__all__ = ["PAPER", "Device", "Precision", "TrainConfig", "TrainRequest", "options_from", "parse_resolution"]
 
 SCHEMA: Final = 1
+PAPER: Final = "paper"
+"""The preset that every family has: its defaults."""
 Device = Literal["cpu", "cuda"]
 Precision = Literal["32-true", "bf16-mixed"]
 
@@ -41,6 +43,7 @@ class TrainRequest:
         resize: how images of another shape are brought there: "fit", "crop" or "stretch".
         ignore_labels: train without classes although the data have them.
         settings: the family's options by name, as text or as values; `--set key=value`.
+        preset: a family's named set of options; None or "paper" takes the paper's.
         batch: images a step; None takes the family's.
         checkpoint_every: steps between checkpoints; None fits about 15 seconds.
         precision, threads: None lets the probe choose (with `minutes`) or takes "32-true" and 1.
@@ -55,6 +58,7 @@ class TrainRequest:
     resize: str = "fit"
     seed: int = 0
     device: str = "auto"
+    preset: str | None = None
     batch: int | None = None
     ignore_labels: bool = False
     skip_bad: bool = False
@@ -120,7 +124,8 @@ class TrainConfig:
         return channels, height, width
 
     def make_family(self) -> Family[Any]:
-        return family(self.family)(self.options, self.channels_first, self.num_classes)
+        kind = family(self.family)
+        return kind(self.options, self.channels_first, len(self.class_names) if kind.supervised else self.num_classes)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -143,14 +148,19 @@ class TrainConfig:
 _CONFIG = TypeAdapter(TrainConfig)
 
 
-def options_from(name: str, settings: Mapping[str, object], *, batch: int | None = None) -> FamilyOptions:
-    """The options of family `name`: its paper's defaults, changed by `settings` (values, or text as typed).
+def options_from(
+    name: str, settings: Mapping[str, object], *, batch: int | None = None, preset: str | None = None
+) -> FamilyOptions:
+    """The options of family `name`: its paper's defaults, changed by `preset` and `settings` (values, or text).
 
     Raises UsageError, which lists the options there are or says what was wrong with the value.
     """
     options = family(name).Options
     valid = [entry.name for entry in fields(options)]
-    given = dict(settings)
+    presets: dict[str, Mapping[str, object]] = {PAPER: {}, **family(name).presets}
+    if preset is not None and preset not in presets:
+        raise UsageError(f"family {name!r} has no preset {preset!r}: --preset takes one of {', '.join(presets)}.")
+    given = {**presets[preset or PAPER], **settings}
     if batch is not None:
         given["batch"] = batch
     for key in given:

@@ -84,9 +84,11 @@ def train_loop(
     """
     config: TrainConfig = run.config
     memory = _Memory()
+    prepared: dict[str, float] = {}
     if resumed is None:
         for alarm in few_images(config.class_names, config.class_counts) if config.num_classes else []:
             _raise_alarm(memory, reporter, alarm)
+        prepared = trainer.prepare()
         good = trainer.state()
     else:
         trainer.load_state(resumed["state"])
@@ -95,6 +97,9 @@ def train_loop(
     journal = Journal(run, reporter, step=trainer.step)
     began = time.monotonic() - memory.seconds
     numbers: dict[str, float] = {}
+    if prepared:
+        reporter.say("prepared: " + ", ".join(f"{name} {value:.4g}" for name, value in prepared.items()))
+        run.append_metrics({"step": 0, "kind": "prepared", **prepared})
 
     def status(state: State, note: str = "") -> None:
         memory.seconds = round(time.monotonic() - began, 3)
@@ -111,13 +116,16 @@ def train_loop(
         for about, alarm in examination.alarms:
             for new in memory.watch.once(alarm, about=about):
                 _raise_alarm(memory, reporter, new)
-        if memory.best is None or examination.score > memory.best.score:
-            memory.best = Best(examination.step, examination.score, examination.details)
+        score, details = examination.score, examination.details
+        if (measure := trainer.family.convergence(trainer.critic.module)) is not None:
+            score, details = -measure, {**details, "convergence": measure, "validation score": score}
+        if memory.best is None or score > memory.best.score:
+            memory.best = Best(examination.step, score, details)
             run.save_checkpoint(
                 "best",
                 {
                     "step": examination.step,
-                    "score": examination.score,
+                    "score": score,
                     "generator": examination.generator.state_dict(),
                     "critic": trainer.state()["critic"],
                 },

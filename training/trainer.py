@@ -27,7 +27,7 @@ __all__ = ["Trainer"]
 
 
 class Trainer:
-    """Trains on images uint8 [N, C, H, W] with labels int64 [N], class numbers or all 0 when unconditional."""
+    """Trains on images uint8 [N, C, H, W] with labels int64 [N], class numbers, or all 0 where no network takes any."""
 
     def __init__(self, config: TrainConfig, images: Tensor, labels: Tensor) -> None:
         self.config = config
@@ -36,7 +36,9 @@ class Trainer:
         self.device = self.fabric.device
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.images = images.to(self.device).contiguous(memory_format=self.memory_format)
-        self.sampler = Sampler(labels, max(config.num_classes, 1), config.options.class_power, pairs=self.family.pairs)
+        self.labels = labels
+        drawn = labels if config.num_classes else torch.zeros_like(labels)
+        self.sampler = Sampler(drawn, max(config.num_classes, 1), config.options.class_power, pairs=self.family.pairs)
 
         torch.manual_seed(seed_of(config.seed, "initial weights"))
         networks = self.family.build()
@@ -57,6 +59,13 @@ class Trainer:
         self.sums: dict[str, Tensor] = {}
         """Sums of what the losses report since the last log, kept on the device: reading them makes a GPU wait."""
         self.summed = 0
+
+    def prepare(self) -> dict[str, float]:
+        """What the family does before the first step; see `Family.prepare`."""
+        plain = Networks(
+            self.generator.module, self.critic.module, None if self.encoder is None else self.encoder.module
+        )
+        return self.family.prepare(plain, self.images, self.labels, seed_of(self.config.seed, "prepare"))
 
     # -- one step --------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,13 @@ def train(
             metavar="NAME",
         ),
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="A family's named set of options, such as small; the paper's by default (see augmint families).",
+            metavar="NAME",
+        ),
+    ] = None,
     minutes: Annotated[
         float | None,
         typer.Option(help="Budget of wall time, which steps and width are fitted to; 10 by default.", metavar="M"),
@@ -89,6 +96,7 @@ def train(
     request: dict[str, Any] = {
         "out": out,
         "family": family,
+        "preset": preset,
         "minutes": minutes,
         "steps": steps,
         "resolution": resolution,

@@ -35,6 +35,16 @@ def batch_for(recipe: Family[Any], shape: tuple[int, int, int], size: int = 4) -
     return Batch(real=real, fake=fake, label=label, random=random, step=0)
 
 
+def realism(judged: Any, classes: int) -> torch.Tensor:
+    """Of a critic's answer, which may be a pair with class logits."""
+    if isinstance(judged, torch.Tensor):
+        return judged
+    logit, class_logits = judged
+    assert class_logits.shape == (len(logit), classes)
+    assert isinstance(logit, torch.Tensor)
+    return logit
+
+
 @every_family
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("classes", [0, 3])
@@ -48,7 +58,7 @@ def test_networks_keep_the_conventions(kind: type[Family[Any]], shape: tuple[int
     assert images.dtype == torch.float32
     assert images.min() >= -1
     assert images.max() <= 1
-    logits = networks.critic(images, batch.label)
+    logits = realism(networks.critic(images, batch.label), recipe.critic_classes)
     assert logits.shape == (4,)
     if not recipe.num_classes:
         assert torch.equal(networks.generator.eval()(latent), networks.generator(latent, None)), "the label is optional"
@@ -137,12 +147,37 @@ def test_trains_saves_and_loads(kind: type[Family[Any]], request_of: Any) -> Non
         label = torch.tensor([0, 1, 2, 0]) if config.num_classes else None
         image = generator(torch.zeros(4, config.options.latent_dim), label)
         assert image.shape == (4, 1, 8, 8)
-        assert critic(image, label).shape == (4,)
+        assert realism(critic(image, label), config.make_family().critic_classes).shape == (4,)
         assert not generator.training
     last = run.load_checkpoint("last")["state"]
     torch.manual_seed(0)
     fresh = run.config.make_family().generator().state_dict()
     assert any(not torch.equal(fresh[name], last["generator"][name]) for name in fresh)
+
+
+@every_family
+def test_presets_are_options(kind: type[Family[Any]]) -> None:
+    assert options_from(kind.name, {}, preset="paper") == options_from(kind.name, {})
+    for preset, settings in kind.presets.items():
+        options = options_from(kind.name, {}, preset=preset)
+        assert {name: getattr(options, name) for name in settings} == dict(settings)
+        assert options_from(kind.name, {"batch": 6}, preset=preset).batch == 6
+    with pytest.raises(UsageError, match="--preset takes one of paper"):
+        options_from(kind.name, {}, preset="none such")
+
+
+def test_a_family_may_prepare_and_measure_itself(request_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `prepare` returns is in the metrics, once; the lowest `convergence` chooses the best checkpoint."""
+    measures = iter([0.3, 0.1, 0.2])
+    monkeypatch.setattr(Dcgan, "prepare", lambda *_: {"accuracy": 0.75})
+    monkeypatch.setattr(Dcgan, "convergence", lambda *_: next(measures))
+    run = train(request_of(family="dcgan", batch=8, evaluate_every=2), progress=False)
+    assert [record for record in run.metrics() if record["kind"] == "prepared"] == [
+        {"step": 0, "kind": "prepared", "accuracy": 0.75}
+    ]
+    best = run.status().best
+    assert best is not None
+    assert (best.step, best.score, best.details["convergence"]) == (4, -0.1, 0.1)
 
 
 def test_an_unknown_family_lists_those_there_are() -> None:

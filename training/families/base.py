@@ -8,14 +8,15 @@ Conventions shared by all networks, which `export/` relies on:
 
 - generator: ``forward(latent float32 [N, Z], label int64 [N] | None) -> float32 [N, C, H, W] in [-1, 1]``
 - critic: ``forward(image float32 [N, C, H, W] in [-1, 1], label int64 [N] | None) -> float32 [N]``, a realism logit:
-  the larger, the more real. In eval mode each image is judged alone.
+  the larger, the more real; or a pair of that and class logits float32 [N, K], for critics that classify. In eval mode
+  each image is judged alone.
 - the label is given when ``num_classes > 0`` and is None otherwise.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Generic, TypeVar
 
@@ -100,7 +101,12 @@ class Family(ABC, Generic[OptionsT]):
     paper: ClassVar[str]
     conditional: ClassVar[bool]
     """True: uses labels where there are some. False: ignores them."""
+    supervised: ClassVar[bool] = False
+    """True: the critic learns the labels although the generator takes none."""
     Options: ClassVar[type[FamilyOptions]]
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {}
+    """Sets of options by name, beside the paper's, which are the defaults: what `--preset` chooses from, and `--set`
+    changes further. A preset says where its numbers come from."""
     pairs: ClassVar[bool] = False
     """Whether images 2i and 2i + 1 of a batch must be two of one class, for critics that compare them."""
     enough_steps: ClassVar[int] = 1500
@@ -115,6 +121,8 @@ class Family(ABC, Generic[OptionsT]):
         self.options = options
         self.image_shape = image_shape
         self.num_classes = num_classes if self.conditional else 0
+        """Classes that the generator takes: 0 when unconditional."""
+        self.critic_classes = num_classes if self.conditional or self.supervised else 0
 
     # -- what it can do --------------------------------------------------------------------------------------------
 
@@ -148,6 +156,17 @@ class Family(ABC, Generic[OptionsT]):
     def schedule(self, generator: Optimizer, critic: Optimizer, step: int, steps: int) -> None:
         """Sets learning rates and the like for `step` of `steps`. It must depend on nothing else: that makes a
         resumed run exact. By default nothing changes."""
+
+    def prepare(self, networks: Networks, images: Tensor, labels: Tensor, seed: int) -> dict[str, float]:
+        """Called once, before the first step of a training, with all training images uint8 [N, C, H, W] and their
+        labels int64 [N], such as for pre-training the critic. Returns what is to be said of it. All randomness comes
+        from `seed` (`training.randomness.seed_of`). By default nothing happens."""
+        return {}
+
+    def convergence(self, critic: nn.Module) -> float | None:
+        """The family's own measure of how far a training is, the lower the better, read from the critic's buffers.
+        Where there is one, it chooses the best checkpoint. By default None: the validation score does."""
+        return None
 
     # -- losses ----------------------------------------------------------------------------------------------------
 
