@@ -20,6 +20,8 @@ from augmint.cli.balance import balance
 from augmint.cli.demo import demo
 from augmint.cli.evaluate import evaluate
 from augmint.cli.export import export
+from augmint.cli.families import families
+from augmint.cli.features import features
 from augmint.cli.inspect import inspect
 from augmint.cli.rooms import explain_missing
 from augmint.cli.sample import sample
@@ -157,6 +159,9 @@ for verb, lines in (
     (evaluate, ("augmint evaluate bundles/parts my-images --report report",
                 "augmint evaluate http://127.0.0.1:3000 my-images --bundle parts --quick",
                 "augmint evaluate generated-images my-images --minority scratch --minority dent --json")),
+    (families, ("augmint families --json",)),
+    (features, ("augmint features runs/parts my-images --out features.npz",
+                "augmint features runs/parts my-images --split train --layer layers.0 --layer layers.2")),
     (demo, ("augmint demo --out demo-out",)),
 ):  # fmt: skip
     app.command(epilog="\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines))(verb)

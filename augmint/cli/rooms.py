@@ -12,7 +12,13 @@ __all__ = ["explain_missing", "is_run", "require"]
 
 ROOMS: Final = ("evaluation", "examples", "export", "serving", "training")
 # Which extra brings everything that the verb may import.
-_EXTRAS: Final = {"train": "train", "export": "export", "serve": "serve", "evaluate": "evaluate", "demo": "all"}
+_EXTRAS: Final = {
+    **dict.fromkeys(("train", "families", "describe", "features"), "train"),
+    "export": "export",
+    "serve": "serve",
+    "evaluate": "evaluate",
+    "demo": "all",
+}
 # Third-party modules that only some extras install. Anything else that is missing is a mistake of ours.
 _OPTIONAL: Final = frozenset(
     {

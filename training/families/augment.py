@@ -216,6 +216,7 @@ class Encoder(nn.Module):
 class Augment(Family[AugmentOptions]):
     name = "augment"
     summary = "the default: by class (or not), from 20 images a class, minutes on a CPU"
+    when = "to fill up small classes: the only one made for few, uneven images"
     paper = "augmint's own; see docs/log.md"
     conditional = True
     pairs = True

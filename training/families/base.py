@@ -97,7 +97,9 @@ class Family(ABC, Generic[OptionsT]):
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    """One line for `augmint train --help`."""
+    """One line for `augmint families`."""
+    when: ClassVar[str] = ""
+    """When to choose it, for somebody who has to: half a sentence."""
     paper: ClassVar[str]
     conditional: ClassVar[bool]
     """True: uses labels where there are some. False: ignores them."""
