@@ -78,8 +78,10 @@ def train(request: TrainRequest, *, progress: bool | None = None) -> Run:
         conditional = family_type.conditional and not request.ignore_labels and len(data.class_names) > 1
         if conditional:
             data.require_images("train")
-        elif len(data.class_names) > 1 and not request.ignore_labels:
+        elif len(data.class_names) > 1 and not request.ignore_labels and not family_type.supervised:
             reporter.say(f"family {request.family!r} is unconditional: it ignores the {len(data.class_names)} labels.")
+        elif family_type.supervised and request.ignore_labels:
+            raise UsageError(f"family {request.family!r} learns to classify: it cannot do with --ignore-labels.")
 
         draft = TrainConfig(
             made_with=_made_with(),
@@ -108,6 +110,11 @@ def train(request: TrainRequest, *, progress: bool | None = None) -> Run:
             tensorboard=request.tensorboard,
         )
         draft.make_family()  # the family's own checks
+        if family_type.supervised and draft.critic_classes:
+            data.require_images("train")
+            reporter.say(
+                f"family {request.family!r} is unconditional; its critic learns {len(draft.critic_classes)} classes."
+            )
         material = _Material(draft, data)
         with torch_settings(device=device, threads=draft.threads):
             reporter.say(
@@ -186,7 +193,7 @@ def _train(
     config = run.config
     with torch_settings(device=config.device, threads=config.threads):
         trainer = Trainer(config, *material.tensors())
-        examiner = Examiner(config, scorer, material.images, material.labels)
+        examiner = Examiner(config, scorer, material.images, material.labels, judged=material.judged())
         train_loop(run, trainer, examiner, reporter, resumed=resumed, deadline=deadline)
     best = run.status().best
     if best is not None:
@@ -205,10 +212,21 @@ class _Material:
             raise DataError(f"{data.name} has {len(self.images)} training images: add some.", code="data.too-few")
 
     def tensors(self) -> tuple[Tensor, Tensor]:
-        """uint8 [N, C, H, W], and int64 [N]: class numbers, or zeros when no network takes a label."""
-        used = self.config.conditional or family(self.config.family).supervised
-        labels = self.labels if used else np.zeros_like(self.labels)
+        """uint8 [N, C, H, W], and int64 [N]: numbers of `critic_classes`, -1 for images of no such class, or zeros when
+        no network takes a label."""
+        labels = self._numbers(self.labels) if self.config.critic_classes else np.zeros_like(self.labels)
         return torch.from_numpy(np.ascontiguousarray(self.images.transpose(0, 3, 1, 2))), torch.from_numpy(labels)
+
+    def judged(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
+        """Validation images of `critic_classes`, with their numbers: what a critic that classifies is judged on."""
+        if not (family(self.config.family).supervised and self.config.critic_classes):
+            return None
+        numbers = self._numbers(self.val_labels)
+        return (self.val_images[numbers >= 0], numbers[numbers >= 0]) if (numbers >= 0).any() else None
+
+    def _numbers(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        names = self.config.critic_classes
+        return np.array([names.index(n) if n in names else -1 for n in self.config.class_names])[labels]
 
     def fit_scorer(self, seconds: float = 6.0) -> SelectionScore:
         """In at most `seconds`, or, for a run given in steps, for a number of steps that follows from them."""
@@ -227,7 +245,11 @@ class _Material:
         self,
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...], NDArray[np.uint8], NDArray[np.int64]]:
         # An unconditional generator is scored without labels, but in features that a classifier learned from them.
-        return self.images, self.labels, self.class_names, self.val_images, self.val_labels
+        images, labels = self.images, self.labels
+        if self.config.critic_classes:  # "unlabelled" is no class to tell from others
+            known = self._numbers(labels) >= 0
+            images, labels = images[known], labels[known]
+        return images, labels, self.class_names, self.val_images, self.val_labels
 
 
 def _fit(

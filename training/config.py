@@ -24,6 +24,8 @@ from training.families.base import Count, Family, FamilyOptions
 __all__ = ["PAPER", "Device", "Precision", "TrainConfig", "TrainRequest", "options_from", "parse_resolution"]
 
 SCHEMA: Final = 1
+UNLABELLED: Final = ("unlabelled", "unlabeled")
+"""Classes that are none, for families whose critic learns from labelled and unlabelled images together."""
 PAPER: Final = "paper"
 """The preset that every family has: its defaults."""
 Device = Literal["cpu", "cuda"]
@@ -118,6 +120,14 @@ class TrainConfig:
         return len(self.class_names) if self.conditional else 0
 
     @property
+    def critic_classes(self) -> tuple[str, ...]:
+        """Classes that the critic takes or tells apart, in the order of their numbers: () where there are none."""
+        if not family(self.family).supervised:
+            return self.class_names if self.conditional else ()
+        names = tuple(name for name in self.class_names if name not in UNLABELLED)
+        return names if len(names) > 1 else ()
+
+    @property
     def channels_first(self) -> tuple[int, int, int]:
         """(C, H, W)."""
         height, width, channels = self.image_shape
@@ -125,7 +135,7 @@ class TrainConfig:
 
     def make_family(self) -> Family[Any]:
         kind = family(self.family)
-        return kind(self.options, self.channels_first, len(self.class_names) if kind.supervised else self.num_classes)
+        return kind(self.options, self.channels_first, len(self.critic_classes))
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -50,9 +50,16 @@ class Examination:
 
 class Examiner:
     def __init__(
-        self, config: TrainConfig, scorer: SelectionScore, images: NDArray[np.uint8], labels: NDArray[np.int64]
+        self,
+        config: TrainConfig,
+        scorer: SelectionScore,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        *,
+        judged: tuple[NDArray[np.uint8], NDArray[np.int64]] | None = None,
     ) -> None:
-        """`images` uint8 [N, H, W, C] and `labels` are the training images, for comparison."""
+        """`images` uint8 [N, H, W, C] and `labels` are the training images, for comparison; `judged` are held-out ones
+        for a critic that classifies."""
         self.config = config
         self.scorer = scorer
         self.family: Family[FamilyOptions] = config.make_family()
@@ -64,6 +71,7 @@ class Examiner:
             kept = evenly(len(images), 512)
         self.reals = _to_float(images[kept])
         self.real_labels = torch.from_numpy(labels[kept])
+        self.judged = None if judged is None else (_to_float(judged[0]), torch.from_numpy(judged[1]))
 
     def examine(self, average: nn.Module, *, step: int) -> Examination:
         began = time.monotonic()
@@ -86,6 +94,18 @@ class Examiner:
             generator=generator.cpu(),
             seconds=time.monotonic() - began,
         )
+
+    @torch.no_grad()
+    def accuracy(self, critic: nn.Module) -> float | None:
+        """Mean of the classes' recalls of a critic that classifies, on held-out images; None where it cannot be had."""
+        if self.judged is None:
+            return None
+        images, labels = self.judged
+        device, training = next(critic.parameters()).device, critic.training
+        found = [critic.eval()(part.to(device), None)[1].argmax(1).cpu() for part in images.split(_CHUNK)]
+        critic.train(training)
+        right = torch.cat(found) == labels
+        return float(torch.stack([right[labels == c].float().mean() for c in labels.unique()]).mean())
 
     def _render_each(
         self, generator: nn.Module, *, per_class: int, seed: int

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from types import FrameType
 from typing import Any
 
@@ -119,6 +119,8 @@ def train_loop(
         score, details = examination.score, examination.details
         if (measure := trainer.family.convergence(trainer.critic.module)) is not None:
             score, details = -measure, {**details, "convergence": measure, "validation score": score}
+        elif (accuracy := examiner.accuracy(trainer.critic.module)) is not None:
+            score, details = accuracy, {**details, "accuracy": accuracy, "validation score": score}
         if memory.best is None or score > memory.best.score:
             memory.best = Best(examination.step, score, details)
             run.save_checkpoint(
@@ -130,7 +132,7 @@ def train_loop(
                     "critic": trainer.state()["critic"],
                 },
             )
-        journal.examined(examination)
+        journal.examined(replace(examination, score=score, details=details))
 
     status("running")
     reporter.start(trainer.step, config.steps, config.options.batch)
@@ -163,7 +165,7 @@ def train_loop(
                 if log:
                     numbers = trainer.means()
                     trainer.clear_means()
-                    for alarm in memory.watch.look(step, numbers):
+                    for alarm in memory.watch.look(step, numbers) if trainer.family.logistic else []:
                         _raise_alarm(memory, reporter, alarm)
                     journal.losses(step, numbers)
                     status("running")

@@ -27,7 +27,8 @@ __all__ = ["Trainer"]
 
 
 class Trainer:
-    """Trains on images uint8 [N, C, H, W] with labels int64 [N], class numbers, or all 0 where no network takes any."""
+    """Trains on images uint8 [N, C, H, W] with labels int64 [N]: numbers of `config.critic_classes`, -1 where an image
+    has none, or all 0 where no network takes any."""
 
     def __init__(self, config: TrainConfig, images: Tensor, labels: Tensor) -> None:
         self.config = config
@@ -39,6 +40,7 @@ class Trainer:
         self.labels = labels
         drawn = labels if config.num_classes else torch.zeros_like(labels)
         self.sampler = Sampler(drawn, max(config.num_classes, 1), config.options.class_power, pairs=self.family.pairs)
+        self.labelled = self._labelled() if self.family.supervised and self.family.critic_classes else None
 
         torch.manual_seed(seed_of(config.seed, "initial weights"))
         networks = self.family.build()
@@ -116,12 +118,27 @@ class Trainer:
         """Reals and fakes of the same classes; whether fakes carry a graph is the caller's."""
         labels = self.sampler.labels(self.config.options.batch, random, purpose)
         indices = self.sampler.indices(labels, random, purpose)
-        real = self.images[indices.to(self.device)].float().div_(127.5).sub_(1)
-        real = self.family.widen(real, random.generator("widen reals"))
+        real = self.family.widen(self._reals(indices), random.generator("widen reals"))
         label = labels.to(self.device) if self.config.num_classes else None
         latent = self.family.latent(len(labels), random, purpose + " latents").to(self.device)
         fake = self.generator(latent, label)
-        return Batch(real=real, fake=fake, label=label, random=random, step=self.step)
+        batch = Batch(real=real, fake=fake, label=label, random=random, step=self.step, latent=latent)
+        if self.labelled is not None and purpose == "D":
+            rows, sampler = self.labelled
+            labels = sampler.labels(self.config.options.batch, random, "labelled")
+            known = self._reals(rows[sampler.indices(labels, random, "labelled")])
+            batch.labelled = self.family.widen(known, random.generator("widen labelled")), labels.to(self.device)
+        return batch
+
+    def _reals(self, indices: Tensor) -> Tensor:
+        """float32 [N, C, H, W] in [-1, 1]."""
+        return self.images[indices.to(self.device)].float().div_(127.5).sub_(1)
+
+    def _labelled(self) -> tuple[Tensor, Sampler] | None:
+        """Which images have a label that the critic may learn from, int64 [M], and what draws from them."""
+        known = self.family.labelled(self.images, self.labels, seed_of(self.config.seed, "labelled"))
+        rows = (known >= 0).nonzero()[:, 0]
+        return (rows, Sampler(known[rows], self.family.critic_classes, 0.0)) if len(rows) else None
 
     def _update(self, optimizer: Optimizer, loss: Tensor) -> Tensor:
         """One optimiser step; returns the gradient's norm."""

@@ -11,15 +11,19 @@ from typing import Any, Final
 from augmint.errors import UsageError
 from training.families.augment import Augment
 from training.families.base import Family
+from training.families.began import Began
 from training.families.dcgan import Dcgan
 from training.families.gan import Gan
+from training.families.sgan import Sgan
 
 __all__ = ["DEFAULT", "FAMILIES", "family"]
 
 FAMILIES: Final[tuple[type[Family[Any]], ...]] = (
     Augment,
+    Began,
     Dcgan,
     Gan,
+    Sgan,
 )
 DEFAULT: Final = Augment.name
 

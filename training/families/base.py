@@ -62,7 +62,8 @@ class Batch:
     """One step's images, as losses see them: float32 [N, C, H, W] in [-1, 1], in pairs where the family asks.
 
     `real` is as `Family.widen` leaves it. `fake` carries the generator's graph in `g_loss` and is detached in `d_loss`.
-    `label` is None when unconditional; reals and fakes have the same labels, hence the same law.
+    `label` is None when unconditional; reals and fakes have the same labels, hence the same law. `labelled`, in the
+    `d_loss` of `supervised` families, are other reals, of each class alike many, with their class numbers int64 [N].
     """
 
     real: Tensor
@@ -70,6 +71,9 @@ class Batch:
     label: Tensor | None
     random: StepRandom
     step: int
+    labelled: tuple[Tensor, Tensor] | None = None
+    latent: Tensor | None = None
+    """What the fakes were made from, float32 [N, Z]."""
 
 
 @dataclass
@@ -104,7 +108,11 @@ class Family(ABC, Generic[OptionsT]):
     conditional: ClassVar[bool]
     """True: uses labels where there are some. False: ignores them."""
     supervised: ClassVar[bool] = False
-    """True: the critic learns the labels although the generator takes none."""
+    """True: the critic learns the labels although the generator takes none. A critic that classifies well then chooses
+    the best checkpoint, and images of a class called "unlabelled" count as having no label."""
+    logistic: ClassVar[bool] = True
+    """Whether the discriminator's loss near 0 means that it tells reals from fakes with certainty, as a logistic loss
+    does: the health check then warns."""
     Options: ClassVar[type[FamilyOptions]]
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {}
     """Sets of options by name, beside the paper's, which are the defaults: what `--preset` chooses from, and `--set`
@@ -169,6 +177,11 @@ class Family(ABC, Generic[OptionsT]):
         """The family's own measure of how far a training is, the lower the better, read from the critic's buffers.
         Where there is one, it chooses the best checkpoint. By default None: the validation score does."""
         return None
+
+    def labelled(self, images: Tensor, labels: Tensor, seed: int) -> Tensor:
+        """For `supervised` families: the labels that the critic may learn from, int64 [N], -1 for the rest, of all
+        training images uint8 [N, C, H, W] with `labels` int64 [N], -1 where there is none. By default all there are."""
+        return labels
 
     # -- losses ----------------------------------------------------------------------------------------------------
 
