@@ -45,10 +45,11 @@ def recalibrate_batch_norm(generator: nn.Module, batches: Iterable[tuple[Tensor,
     calibrated = copy.deepcopy(generator)
     norms = [module for module in calibrated.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if norms:
+        calibrated.eval()  # without dropout, as images will be made
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # torch's word for a cumulative average
-        calibrated.train()
+            norm.train()
         for latent, label in batches:
             calibrated(latent, label)
     return calibrated.eval()

@@ -147,6 +147,23 @@ def test_recalibration_makes_statistics_those_of_the_generators_own_images() -> 
     torch.testing.assert_close(norm.running_var, seen.var((0, 2, 3)), atol=1e-2, rtol=2e-2)
 
 
+def test_recalibration_is_without_dropout() -> None:
+    """Images are made without: with it the statistics would be too wide, and another draw each time."""
+
+    class Dropping(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(4)
+            self.dropout = torch.nn.Dropout(0.5)
+
+        def forward(self, latent: torch.Tensor, label: torch.Tensor | None) -> torch.Tensor:
+            return self.norm(self.dropout(latent))
+
+    latent = torch.randn(256, 4)
+    calibrated = recalibrate_batch_norm(Dropping(), [(latent, None)])
+    torch.testing.assert_close(calibrated.norm.running_var, latent.var(0))
+
+
 def test_calibration_sees_all_classes_alike() -> None:
     labels = torch.cat([label for _, label in calibration_batches(4, 3) if label is not None])
     counts = torch.bincount(labels)

@@ -2,20 +2,23 @@
 
 Fully connected throughout: a ReLU generator with a sigmoid output, and a discriminator of maxout units with dropout
 (Goodfellow et al. 2013, arXiv 1302.4389), trained by stochastic gradient descent with momentum. The numbers are those
-of the authors' `mnist.yaml`. It is the smallest honest family: it shows the idea and is a baseline, no more.
+of the authors' `mnist.yaml` (github.com/goodfeli/adversarial), whose latents are standard normal and whose generator
+starts from the images' mean. It is the smallest honest family: it shows the idea and is a baseline, no more.
 
-The generator uses the non-saturating loss of section 3: it maximises log D(G(z)).
+Two losses for the generator. In the paper's minimax game it minimises log(1 - D(G(z))), whose gradient vanishes while D
+rejects its samples with confidence; section 3 advises to maximise log D(G(z)) instead, the non-saturating loss, as the
+authors' code does. Both have the same fixed point, where D is 1/2 everywhere: `p_real` and `p_fake` log D's means.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, Adam, Optimizer
 
 from augmint.errors import UsageError
 from training.families.base import Batch, Count, Family, FamilyOptions, Losses, Networks, Positive, Share
@@ -27,18 +30,23 @@ __all__ = ["Gan", "GanOptions"]
 class GanOptions(FamilyOptions):
     latent_dim: Count = 100  # mnist.yaml
     batch: Count = 100  # mnist.yaml
+    critic_steps: Count = 1  # k; "we used k = 1, the least expensive option": algorithm 1
+    loss: Literal["non_saturating", "minimax"] = "non_saturating"  # section 3's advice and the authors' code
     hidden: Count = 1200  # generator, both layers; mnist.yaml
     maxout: Count = 240  # discriminator, both layers; mnist.yaml
     pieces: Count = 5  # linear pieces a maxout unit; mnist.yaml
     input_dropout: Share = 0.2  # mnist.yaml keeps 0.8 of the pixels …
     dropout: Share = 0.5  # … and half of the hidden units
+    optimizer: Literal["sgd", "adam"] = "sgd"  # mnist.yaml; with "adam" the momenta are its beta1
     learning_rate: Positive = 0.1  # mnist.yaml
+    critic_learning_rate: Positive = 0.05  # mnist.yaml has 0.1 and its cost halves the discriminator's loss: the same
     learning_rate_decay: Positive = 1.000004  # divides the rate after each step, down to 1e-6; mnist.yaml
     momentum: Share = 0.5  # at the start; mnist.yaml
     final_momentum: Share = 0.7  # reached after `momentum_steps`; mnist.yaml has 250 epochs of 500 steps
     momentum_steps: Count = 125_000
     generator_init: Positive = 0.05  # weights uniform in ±0.05; mnist.yaml
     critic_init: Positive = 0.005  # mnist.yaml
+    marginal_bias: bool = True  # the first sample is the images' mean; mnist.yaml's init_sigmoid_bias_from_marginals
 
 
 class Generator(nn.Module):
@@ -53,13 +61,13 @@ class Generator(nn.Module):
             nn.ReLU(),
             nn.Linear(options.hidden, options.hidden),
             nn.ReLU(),
-            nn.Linear(options.hidden, channels * height * width),
         )
+        self.output = nn.Linear(options.hidden, channels * height * width)
         _uniform(self, options.generator_init)
 
     def forward(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
         # The paper's images lie in [0, 1]; here, as for every family, in [-1, 1].
-        pixels = torch.sigmoid(self.layers(latent)) * 2 - 1
+        pixels = torch.sigmoid(self.output(self.layers(latent))) * 2 - 1
         return pixels.view(-1, *self.image_shape)
 
 
@@ -120,27 +128,57 @@ class Gan(Family[GanOptions]):
         return Critic(self.options, self.image_shape)
 
     def optimizers(self, networks: Networks) -> tuple[Optimizer, Optimizer]:
-        rate, momentum = self.options.learning_rate, self.options.momentum
+        options = self.options
+        if options.optimizer == "adam":
+            betas = (options.momentum, 0.999)
+            return (
+                Adam(networks.generator.parameters(), options.learning_rate, betas, fused=True),
+                Adam(networks.critic.parameters(), options.critic_learning_rate, betas, fused=True),
+            )
         return (
-            SGD(networks.generator.parameters(), rate, momentum),
-            SGD(networks.critic.parameters(), rate, momentum),
+            SGD(networks.generator.parameters(), options.learning_rate, options.momentum),
+            SGD(networks.critic.parameters(), options.critic_learning_rate, options.momentum),
         )
 
     def schedule(self, generator: Optimizer, critic: Optimizer, step: int, steps: int) -> None:
         options = self.options
-        rate = max(options.learning_rate / options.learning_rate_decay**step, 1e-6)
+        decay = options.learning_rate_decay**step
         progress = min(1.0, step / options.momentum_steps)
         momentum = options.momentum + progress * (options.final_momentum - options.momentum)
-        for group in (*generator.param_groups, *critic.param_groups):
-            group["lr"], group["momentum"] = rate, momentum
+        for optimizer, rate in ((generator, options.learning_rate), (critic, options.critic_learning_rate)):
+            for group in optimizer.param_groups:
+                group["lr"] = max(rate / decay, 1e-6)
+                if options.optimizer == "adam":
+                    group["betas"] = (momentum, group["betas"][1])
+                else:
+                    group["momentum"] = momentum
+
+    @torch.no_grad()
+    def prepare(self, networks: Networks, images: Tensor, labels: Tensor, seed: int) -> dict[str, float]:
+        """Sets the generator's output biases so that the sigmoid of them is the images' mean."""
+        if self.options.marginal_bias:
+            assert isinstance(networks.generator, Generator)
+            # In chunks: a whole data set as float32 would be four times its bytes.
+            mean = torch.stack([chunk.float().sum(0) for chunk in images.split(1024)]).sum(0).div(255 * len(images))
+            # Half a grey level from black and white, where the sigmoid still has a gradient.
+            networks.generator.output.bias.copy_(mean.clamp(0.5 / 255, 1 - 0.5 / 255).logit().flatten())
+        return {}
 
     def d_loss(self, critic: nn.Module, batch: Batch) -> Losses:
         real, fake = critic(batch.real, batch.label), critic(batch.fake, batch.label)
         loss = F.softplus(-real).mean() + F.softplus(fake).mean()
-        return loss, {"d_real": real.detach().mean(), "d_fake": fake.detach().mean()}
+        real, fake = real.detach(), fake.detach()
+        return loss, {
+            "d_real": real.mean(),
+            "d_fake": fake.mean(),
+            "p_real": real.sigmoid().mean(),
+            "p_fake": fake.sigmoid().mean(),
+        }
 
     def g_loss(self, networks: Networks, batch: Batch) -> Losses:
-        return F.softplus(-networks.critic(batch.fake, batch.label)).mean(), {}
+        fake = networks.critic(batch.fake, batch.label)
+        # With D the sigmoid of the logit, log(1 - D) is -softplus(logit), and log D is -softplus(-logit).
+        return (-F.softplus(fake) if self.options.loss == "minimax" else F.softplus(-fake)).mean(), {}
 
 
 def _uniform(module: nn.Module, limit: float) -> None:
