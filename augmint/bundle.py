@@ -9,6 +9,7 @@ A bundle is a directory:
     classifier.onnx   image uint8 [N, H, W, C] -> class_logits float32 [N, K], features float32 [N, D]; optional
     realism.npy       float32 [K, Q]: quantiles of the critic's realism over generated images of each class; optional
     train.npy         float16 [M, D]: the classifier's features of the training images, to tell copies by; optional
+    directions.npy    float32 [A, Z]: a step in latent space for each attribute that can be edited; optional
     samples.png       a sheet to look at
     README.md         the model card
     report.html       the evaluation's page, and report.json its figures, where it was evaluated; optional
@@ -57,6 +58,9 @@ __all__ = [
     "Copies",
     "Data",
     "Description",
+    "Edit",
+    "EditStep",
+    "Edits",
     "Evidence",
     "FileEntry",
     "Golden",
@@ -292,6 +296,66 @@ class Judges(_Strict):
         return self
 
 
+class EditStep(_Strict):
+    """What an edit by `amount` was measured to do.
+
+    `change` is the attribute's mean change in its standard deviations; `kept`, of the images that a classifier took for
+    the class asked for, the share that it still does (None: there is no classifier).
+    """
+
+    amount: float
+    change: float
+    kept: Annotated[float, Field(ge=0, le=1)] | None
+
+
+class Edit(_Strict):
+    """An attribute that can be edited: its row of the directions takes it up by one standard deviation.
+
+    That is what the linear model predicts; `steps`, on images that the model was not fitted to, say what comes of it.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+    what: Text
+    unit: Text
+    deviation: Annotated[float, Field(gt=0)] = Field(
+        description="in `unit`: the attribute's standard deviation among generated images of one class"
+    )
+    r2: Annotated[float, Field(le=1)] = Field(description="of the linear model, on images that it was not fitted to")
+    holds: tuple[Text, ...] = Field(description="attributes to which the direction was made orthogonal")
+    limit: Annotated[float, Field(gt=0, le=10)] = Field(description="largest amount, either way")
+    steps: Annotated[tuple[EditStep, ...], Field(min_length=2, max_length=100)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        amounts, changes = [step.amount for step in self.steps], [step.change for step in self.steps]
+        if amounts != sorted(set(amounts)) or (amounts[0], amounts[-1]) != (-self.limit, self.limit):
+            raise ValueError("steps must rise from -limit to limit")
+        if any(after <= before for before, after in itertools.pairwise(changes)):
+            raise ValueError(f"steps of {self.name} must change it more, the larger they are")
+        return self
+
+
+class Edits(_Strict):
+    """Attributes that can be edited by a step in latent space (`augmint.latent_space`); of the others, why not.
+
+    `file` is float32 [A, Z], a row for each of `attributes`; None where there are none.
+    """
+
+    file: Name | None
+    attributes: Annotated[tuple[Edit, ...], Field(max_length=64)]
+    dropped: dict[Name, Text] = {}
+    n: Count = Field(description="generated images that the directions were fitted to")
+    held_out: Count = Field(description="generated images that each step was measured on")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.file is None) != (not self.attributes):
+            raise ValueError("a file of directions is there if and only if there are attributes")
+        if len({attribute.name for attribute in self.attributes}) != len(self.attributes):
+            raise ValueError("attributes holds a name twice")
+        return self
+
+
 class FileEntry(_Strict):
     sha256: Sha256
     bytes: Annotated[int, Field(ge=0, le=MAX_FILE_BYTES)]
@@ -311,6 +375,7 @@ class Description(_Strict):
     generator: Graph
     critic: Graph | None = None
     quality: Judges | None = None
+    edits: Edits | None = None
     evidence: Evidence
     golden: Annotated[tuple[Golden, ...], Field(min_length=1, max_length=256)]
 
@@ -331,6 +396,11 @@ class Description(_Strict):
         }
         missing = {str(part): why for part, why in self.quality.missing.items()}
         return {part: "" if have[part] else missing.get(part, "it was exported without") for part in PARTS}
+
+    @property
+    def editable(self) -> dict[str, float]:
+        """Attribute that can be edited -> the largest amount, in the directions' order."""
+        return {} if self.edits is None else {edit.name: edit.limit for edit in self.edits.attributes}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -386,6 +456,8 @@ class Manifest(Description):
         needed = {*self.graphs, "golden.npy"}
         if self.quality is not None:
             needed |= {part.file for part in (self.quality.realism, self.quality.copies) if part is not None}
+        if self.edits is not None and self.edits.file is not None:
+            needed.add(self.edits.file)
         if missing := sorted(needed - set(self.files)):
             raise ValueError(f"files does not list {missing[0]}")
         if MANIFEST in self.files:
@@ -451,6 +523,15 @@ class BundleFiles:
         assert part is not None
         return self._finite(part.file, (part.n, part.width), np.dtype("<f2"))
 
+    def directions(self) -> dict[str, NDArray[np.float32]]:
+        """Attribute that can be edited -> float32 [Z]: a step by one; empty where nothing can be."""
+        edits = self.manifest.edits
+        if edits is None or edits.file is None:
+            return {}
+        expected = (len(edits.attributes), self.manifest.sampling.latent_dim)
+        table = self._finite(edits.file, expected, np.dtype("<f4"))
+        return {edit.name: row for edit, row in zip(edits.attributes, table, strict=True)}
+
     @property
     def _judges(self) -> Judges:
         assert self.manifest.quality is not None
@@ -512,6 +593,7 @@ def read_bundle(path: str | os.PathLike[str]) -> BundleFiles:
         files.realism_table()
     if manifest.quality is not None and manifest.quality.copies is not None:
         files.train_features()
+    files.directions()
     return files
 
 

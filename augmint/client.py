@@ -12,7 +12,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
@@ -198,6 +198,7 @@ class Client(_Shell):
         offset: int = 0,
         truncation: float = 1.0,
         quality: str | Quality = "none",
+        edit: Mapping[str, float] | None = None,
     ) -> Samples:
         """All images of a request at once.
 
@@ -207,12 +208,19 @@ class Client(_Shell):
             offset: index of the first image of each class.
             truncation: in (0, 1].
             quality: which images to keep, see `augmint.quality`; fewer than asked for are then in `Samples.missing`.
+            edit: attribute → amount, see `Generator.generate`; `info().edits` says which.
 
         Raises:
             ShortfallError: the service gave up early; `stream` hands over what was delivered before it raises.
         """
         stream = self.stream(
-            counts, seed=seed, offset=offset, truncation=truncation, quality=quality, chunk=_MOST_A_REQUEST
+            counts,
+            seed=seed,
+            offset=offset,
+            truncation=truncation,
+            quality=quality,
+            edit=edit,
+            chunk=_MOST_A_REQUEST,
         )
         return Samples.concatenate(list(stream))
 
@@ -224,11 +232,12 @@ class Client(_Shell):
         offset: int = 0,
         truncation: float = 1.0,
         quality: str | Quality = "none",
+        edit: Mapping[str, float] | None = None,
         chunk: int = 256,
     ) -> Iterator[Samples]:
         """The same images in the same order, at most `chunk` at a time: memory stays flat, and no request is long."""
         _check_chunk(chunk)
-        prepared = self._run(self._protocol.prepare(counts, seed, offset, truncation, quality))
+        prepared = self._run(self._protocol.prepare(counts, seed, offset, truncation, quality, edit))
         return self._iterate(self._protocol.stream(prepared, chunk))
 
     def close(self) -> None:
@@ -304,10 +313,17 @@ class AsyncClient(_Shell):
         offset: int = 0,
         truncation: float = 1.0,
         quality: str | Quality = "none",
+        edit: Mapping[str, float] | None = None,
     ) -> Samples:
         """All images of a request at once. See `Client.generate`."""
         stream = self.stream(
-            counts, seed=seed, offset=offset, truncation=truncation, quality=quality, chunk=_MOST_A_REQUEST
+            counts,
+            seed=seed,
+            offset=offset,
+            truncation=truncation,
+            quality=quality,
+            edit=edit,
+            chunk=_MOST_A_REQUEST,
         )
         return Samples.concatenate([samples async for samples in stream])
 
@@ -319,11 +335,12 @@ class AsyncClient(_Shell):
         offset: int = 0,
         truncation: float = 1.0,
         quality: str | Quality = "none",
+        edit: Mapping[str, float] | None = None,
         chunk: int = 256,
     ) -> AsyncIterator[Samples]:
         """The same images in the same order, at most `chunk` at a time. See `Client.stream`."""
         _check_chunk(chunk)
-        prepared = await self._run(self._protocol.prepare(counts, seed, offset, truncation, quality))
+        prepared = await self._run(self._protocol.prepare(counts, seed, offset, truncation, quality, edit))
         steps = self._protocol.stream(prepared, chunk)
         outcome: Outcome | None = None
         while True:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from augmint.bundle import BundleFiles, Manifest, read_bundle
-from augmint.errors import BundleError, RequestError
+from augmint.errors import BundleError, RequestError, UnknownLabelError
 from augmint.judge import Judge
+from augmint.latent_space import Edit, check_edit, shift, slerp
 from augmint.latents import latents
 from augmint.quality import Quality
 from augmint.runtime import check_signature, open_session
-from augmint.samples import BundleInfo, Counts, Reproducibility, Request, Samples
+from augmint.samples import MAX_SEED, BundleInfo, Counts, Reproducibility, Request, Samples
 from augmint.selection import Selection, Walk
 
 __all__ = ["Generator"]
@@ -101,6 +102,7 @@ class Generator:
             tolerance=0 if self._reproducibility == "exact" else manifest.sampling.tolerance,
             device=self._session.device,
             quality=manifest.offers,
+            edits=manifest.editable,
         )
 
     def __repr__(self) -> str:
@@ -116,6 +118,7 @@ class Generator:
         offset: int = 0,
         truncation: float = 1.0,
         quality: str | Quality = "none",
+        edit: Mapping[str, float] | None = None,
     ) -> Samples:
         """All images of a request at once.
 
@@ -126,11 +129,13 @@ class Generator:
             truncation: share of the latent's central mass to draw from, in (0, 1].
             quality: which images to keep, such as "labels,realism:0.2"; see `augmint.quality`. More are made until
                 there are enough, up to 20 times as many and 64; then there are fewer, which `Samples.missing` says.
+            edit: attribute → amount, such as {"slant": 1.5}: how many standard deviations of the attribute, as the
+                direction fitted at export predicts. `info().edits` has the attributes and their largest amounts.
 
         Raises:
             RequestError: see `augmint.samples.Request.make`.
         """
-        request = self.request(counts, seed=seed, offset=offset, truncation=truncation, quality=quality)
+        request = self.request(counts, seed=seed, offset=offset, truncation=truncation, quality=quality, edit=edit)
         return self._select(request) if request.quality else self._answer(request, 0, request.total)
 
     def stream(
@@ -141,6 +146,7 @@ class Generator:
         offset: int = 0,
         truncation: float = 1.0,
         quality: str | Quality = "none",
+        edit: Mapping[str, float] | None = None,
         chunk: int = 256,
     ) -> Iterator[Samples]:
         """The images of `generate`, in the same order, at most `chunk` at a time: memory stays flat.
@@ -149,7 +155,7 @@ class Generator:
         """
         if chunk < 1:
             raise RequestError("chunk must be at least 1.")
-        request = self.request(counts, seed=seed, offset=offset, truncation=truncation, quality=quality)
+        request = self.request(counts, seed=seed, offset=offset, truncation=truncation, quality=quality, edit=edit)
         if request.quality:
             return self._walk(request, chunk)
         return (self._answer(request, start, start + chunk) for start in range(0, request.total, chunk))
@@ -162,6 +168,7 @@ class Generator:
         offset: int = 0,
         truncation: float = 1.0,
         quality: str | Quality = "none",
+        edit: Mapping[str, float] | None = None,
     ) -> Request:
         """Check a request against this bundle, and fix its seed."""
         return Request.make(
@@ -172,6 +179,8 @@ class Generator:
             truncation=truncation,
             quality=quality,
             offered=self.manifest.offers,
+            edit=edit,
+            editable=self.manifest.editable,
         )
 
     def judge(self, images: NDArray[np.uint8], labels: NDArray[np.int64], quality: Quality) -> NDArray[np.uint8]:
@@ -179,7 +188,13 @@ class Generator:
         return self.the_judge()(images, labels, quality)
 
     def render(
-        self, labels: ArrayLike, seeds: ArrayLike, indices: ArrayLike, truncation: ArrayLike = 1.0
+        self,
+        labels: ArrayLike,
+        seeds: ArrayLike,
+        indices: ArrayLike,
+        truncation: ArrayLike = 1.0,
+        *,
+        edit: Edit = (),
     ) -> NDArray[np.uint8]:
         """Images of any mixture of addresses; each row depends on nothing but its own address.
 
@@ -188,6 +203,7 @@ class Generator:
             seeds: uint64 [N] or a scalar.
             indices: uint64 [N].
             truncation: float [N] or a scalar, in (0, 1].
+            edit: of all rows; as `Request.edit` has it.
 
         Returns:
             uint8 [N, H, W, C].
@@ -201,11 +217,83 @@ class Generator:
         index = np.broadcast_to(np.asarray(indices, dtype=np.uint64), (n,))
         share = np.broadcast_to(np.asarray(truncation, dtype=np.float64), (n,))
         images = np.empty((n, *self.manifest.image.shape), dtype=np.uint8)
+        step = self.shift(edit)
         for start in range(0, n, _BATCH):
             rows = slice(start, start + _BATCH)
             latent = latents(seed[rows], index[rows], self.manifest.sampling.latent_dim, share[rows])
-            images[rows] = self.run(latent, label[rows])
+            images[rows] = self.run(latent + step if edit else latent, label[rows])
         return images
+
+    # ------------------------------------------------------------------------------------------ latent space
+
+    def latents(
+        self,
+        indices: ArrayLike,
+        *,
+        seed: int,
+        truncation: float = 1.0,
+        edit: Mapping[str, float] | None = None,
+    ) -> NDArray[np.float32]:
+        """The latents of addresses, float32 [N, Z], whatever their label: for arithmetic, see `augmint.latent_space`.
+
+        Args:
+            indices: uint64 [N].
+            seed, truncation, edit: as of `generate`.
+        """
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed <= MAX_SEED:
+            raise RequestError("seed must be a whole number from 0 to 2^64 - 1.")
+        if not 0 < truncation <= 1:
+            raise RequestError(f"truncation must be in (0, 1], not {truncation}.")
+        step = check_edit(edit, self.manifest.editable)
+        latent = latents(np.uint64(seed), indices, self.manifest.sampling.latent_dim, truncation)
+        return latent + self.shift(step) if step else latent
+
+    def from_latents(self, latents: ArrayLike, labels: str | Sequence[str] = "") -> NDArray[np.uint8]:
+        """Images of latents of one's own making, uint8 [N, H, W, C]; each row depends on nothing but itself.
+
+        Args:
+            latents: float [N, Z], or [Z] for one; single precision is all that counts.
+            labels: of each row, or one for all; "" for an unconditional bundle.
+
+        Raises:
+            RequestError: wrong shapes, numbers that are not finite, or a label that is not there.
+        """
+        latent = np.ascontiguousarray(np.atleast_2d(np.asarray(latents, dtype=np.float32)))
+        dim, names = self.manifest.sampling.latent_dim, self.class_names or ("",)
+        if latent.ndim != 2 or latent.shape[1] != dim or not np.isfinite(latent).all():
+            raise RequestError(f"latents must be finite numbers of shape [N, {dim}], not {list(latent.shape)}.")
+        wanted = [labels] * len(latent) if isinstance(labels, str) else list(labels)
+        if len(wanted) != len(latent):
+            raise RequestError(f"there are {len(latent)} latents and {len(wanted)} labels: give one for each.")
+        for label in wanted:
+            if label not in names:
+                shown = ", ".join(names[:20])
+                raise UnknownLabelError(f"unknown label {str(label)[:80]!r}: this bundle has {shown}.", labels=names)
+        label = np.array([names.index(label) for label in wanted], dtype=np.int64)
+        parts = [slice(start, start + _BATCH) for start in range(0, len(latent), _BATCH)]
+        images = [self.run(latent[rows], label[rows]) for rows in parts]
+        return np.concatenate([np.empty((0, *self.manifest.image.shape), dtype=np.uint8), *images])
+
+    def interpolate(
+        self, label: str = "", *, seed: int, a: int, b: int, steps: int = 9, truncation: float = 1.0
+    ) -> NDArray[np.uint8]:
+        """From image `a` of a label to image `b`, uint8 [steps, H, W, C]; the first and the last are those very images.
+
+        Args:
+            label: "" for an unconditional bundle.
+            seed: of both.
+            a, b: indices.
+            steps: images, the two ends included; at least 2.
+            truncation: of both ends; what is between them lies on the arc (`augmint.latent_space.slerp`).
+        """
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 2:
+            raise RequestError("steps must be a whole number, at least 2: the two ends are among them.")
+        ends = self.latents([a, b], seed=seed, truncation=truncation)
+        return self.from_latents(slerp(ends[0], ends[1], np.linspace(0, 1, steps)), label)
+
+    def shift(self, edit: Edit) -> NDArray[np.float32]:
+        """What an edit adds to every latent, float32 [Z]."""
+        return shift(self._directions, edit, self.manifest.sampling.latent_dim)
 
     def run(self, latent: NDArray[np.float32], label: NDArray[np.int64]) -> NDArray[np.uint8]:
         """One session call: latent float32 [N, Z] and label int64 [N] -> uint8 [N, H, W, C]."""
@@ -221,7 +309,7 @@ class Generator:
         ids, asked = np.unique(labels, return_counts=True)
         requested = {names[i]: int(n) for i, n in zip(ids, asked, strict=True)}
         return Samples(
-            images=self.render(labels, np.uint64(request.seed), indices, request.truncation),
+            images=self.render(labels, np.uint64(request.seed), indices, request.truncation, edit=request.edit),
             labels=labels,
             seeds=np.full(len(labels), request.seed, dtype=np.uint64),
             indices=indices,
@@ -231,6 +319,7 @@ class Generator:
             truncation=request.truncation,
             # In the request's order, so that a chunked answer adds up to the whole one.
             requested={label: requested[label] for label, _ in request.counts if label in requested},
+            edit=dict(request.edit),
         )
 
     def _walk(self, request: Request, chunk: int) -> Iterator[Samples]:
@@ -242,7 +331,7 @@ class Generator:
         selection = Selection(request)
         while (candidates := selection.next(_CANDIDATES)) is not None:
             labels, indices = candidates.addresses()
-            images = self.render(labels, np.uint64(request.seed), indices, request.truncation)
+            images = self.render(labels, np.uint64(request.seed), indices, request.truncation, edit=request.edit)
             selection.add(candidates, images, self.judge(images, labels, request.quality))
         return selection.samples(self.info())
 
@@ -264,6 +353,7 @@ class Generator:
         )
         check_signature(session, graph.inputs, graph.outputs, self._path / graph.file)
         self._files, self._session, self._pid = files, session, os.getpid()
+        self._directions = files.directions()
         self._reproducibility: Reproducibility = self._self_test()
 
     def _self_test(self) -> Reproducibility:

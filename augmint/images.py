@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, TypedDict
+from typing import Final, Literal, NotRequired, TypedDict
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
@@ -71,13 +71,17 @@ _XMP_KEY: Final = "XML:com.adobe.xmp"
 
 
 class Marks(TypedDict):
-    """The address of a generated image, as it stands in its PNG. `label` is "" for an unconditional bundle."""
+    """The address of a generated image, as it stands in its PNG. `label` is "" for an unconditional bundle.
+
+    `edit` is there where the image was edited, as `augmint.latent_space.edit_text` writes it.
+    """
 
     bundle: str
     label: str
     seed: int
     index: int
     truncation: float
+    edit: NotRequired[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +321,9 @@ def synthetic_sheet_png(sheet: Image.Image) -> bytes:
     return encode_png(np.asarray(sheet), {"Software": "augmint", _XMP_KEY: _xmp({})})
 
 
-def synthetic_text(*, bundle: str, label: str, seed: int, index: int, truncation: float) -> dict[str, str]:
+def synthetic_text(
+    *, bundle: str, label: str, seed: int, index: int, truncation: float, edit: str = ""
+) -> dict[str, str]:
     """The PNG texts that mark an image as synthetic and carry its address.
 
     `XML:com.adobe.xmp` is an XMP packet with IPTC's DigitalSourceType (IPTC Photo Metadata Standard 2023.2), which
@@ -330,6 +336,7 @@ def synthetic_text(*, bundle: str, label: str, seed: int, index: int, truncation
         "seed": str(int(seed)),
         "index": str(int(index)),
         "truncation": float(truncation),
+        **({"edit": edit} if edit else {}),
     }
     return {"Software": "augmint", _XMP_KEY: _xmp(address), _MARK_KEY: json.dumps(address)}
 
@@ -342,10 +349,11 @@ def synthetic_png(
     seed: int,
     index: int,
     truncation: float,
+    edit: str = "",
     deflate: Callable[[bytes], bytes] = zlib.compress,
 ) -> bytes:
     """`encode_png` with the marks of `synthetic_text`; `read_marks` reads them back."""
-    text = synthetic_text(bundle=bundle, label=label, seed=seed, index=index, truncation=truncation)
+    text = synthetic_text(bundle=bundle, label=label, seed=seed, index=index, truncation=truncation, edit=edit)
     return encode_png(image, text, deflate=deflate)
 
 
@@ -364,6 +372,8 @@ def read_marks(data: bytes) -> Marks | None:
             index=int(found["index"]),
             truncation=float(found["truncation"]),
         )
+        if "edit" in found:
+            marks["edit"] = str(found["edit"])
     # Whatever is wrong with foreign bytes, the answer is the same: they carry no address of ours.
     except Exception:
         return None

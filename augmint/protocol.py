@@ -22,7 +22,7 @@ import math
 import random
 import re
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -175,7 +175,13 @@ class Protocol:
         return self._choose((yield from self.catalogue()))
 
     def prepare(
-        self, counts: Counts, seed: int | None, offset: int, truncation: float, quality: str | Quality
+        self,
+        counts: Counts,
+        seed: int | None,
+        offset: int,
+        truncation: float,
+        quality: str | Quality,
+        edit: Mapping[str, float] | None,
     ) -> Steps[_Prepared]:
         """Check a request as the local generator does, and fix its seed."""
         fresh = self._remembered is None
@@ -191,6 +197,8 @@ class Protocol:
                     truncation=truncation,
                     quality=quality,
                     offered=info.quality,
+                    edit=edit,
+                    editable=info.edits,
                 )
                 return _Prepared(request, info, catalogue.limits)
             except RequestError:
@@ -263,6 +271,8 @@ class Protocol:
             truncation=request.truncation,
             quality=request.quality,
             offered=info.quality,
+            edit=dict(request.edit),
+            editable=info.edits,
         )
         return again, info
 
@@ -280,6 +290,8 @@ class Protocol:
         }
         if piece.quality:
             document["quality"] = str(piece.quality)
+        if piece.edit:
+            document["edit"] = dict(piece.edit)
         if piece.candidates is not None:
             document["candidates"] = piece.candidates
         # Labels, seeds and indices are 8 bytes each; names 4 a character, and all as long as the longest.
@@ -398,6 +410,7 @@ class Protocol:
             rejected={}
             if account is None
             else {label: tuple(row) for (label, _), row in zip(piece.counts, account[:, 3:].tolist(), strict=True)},
+            edit=dict(piece.edit),
         )
 
     def _read_problem(self, reply: Reply) -> AugmintError:

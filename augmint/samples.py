@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from augmint.errors import RequestError, ShortfallError, UnknownLabelError
+from augmint.latent_space import Edit, check_edit
 from augmint.quality import REASONS, Quality, check_offered, most_candidates
 
 __all__ = ["BundleInfo", "Counts", "Reproducibility", "Request", "Samples", "Source", "pick_seed"]
@@ -43,6 +44,7 @@ class BundleInfo:
         tolerance: largest difference in grey levels to be expected elsewhere.
         device: what it runs on, e.g. "cpu" or "cuda:0".
         quality: part of a `Quality` → "" where it can be judged, else why not.
+        edits: attribute that can be edited → the largest amount, in its standard deviations.
     """
 
     name: str
@@ -55,6 +57,7 @@ class BundleInfo:
     tolerance: int
     device: str
     quality: Mapping[str, str] = field(default_factory=dict)
+    edits: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def conditional(self) -> bool:
@@ -82,6 +85,7 @@ class Request:
     quality: Quality = _EVERY
     candidates: int | None = None
     firsts: tuple[int, ...] = ()
+    edit: Edit = ()
 
     @classmethod
     def make(
@@ -95,8 +99,10 @@ class Request:
         quality: str | Quality = "none",
         offered: Mapping[str, str] | None = None,
         candidates: int | None = None,
+        edit: Mapping[str, float] | None = None,
+        editable: Mapping[str, float] | None = None,
     ) -> Request:
-        """Check a request against a bundle's classes, and its quality against what the bundle can judge.
+        """Check a request against a bundle's classes, and its quality and edit against what the bundle can do.
 
         Args:
             counts: {"label": n} for a conditional bundle, n for an unconditional one; each n ≥ 0, the sum ≥ 1.
@@ -107,6 +113,8 @@ class Request:
             quality: see `augmint.quality`.
             offered: the bundle's `BundleInfo.quality`; None: nothing.
             candidates: most images to make of each label, for a piece of a larger request.
+            edit: attribute → amount, in its standard deviations; see `augmint.latent_space.check_edit`.
+            editable: the bundle's `BundleInfo.edits`; None: nothing.
 
         Raises:
             UnknownLabelError: a label the bundle does not have; the error lists those it has.
@@ -134,7 +142,8 @@ class Request:
         wish = check_offered(quality, offered or {})
         if candidates is not None and _whole(candidates, "candidates") < 1:
             raise RequestError("candidates must be at least 1.")
-        return cls(pairs, ids, seed, offset, truncation, class_names, wish, candidates, (offset,) * len(pairs))
+        step = check_edit(edit, editable or {})
+        return cls(pairs, ids, seed, offset, truncation, class_names, wish, candidates, (offset,) * len(pairs), step)
 
     @property
     def total(self) -> int:
@@ -218,6 +227,8 @@ class Samples:
         requested: label → count asked for ("" for an unconditional bundle).
         rejected: under a quality, label → how many images were rejected for each of `augmint.quality.REASONS`: those
             between the images kept, up to the last one, or up to the bound where fewer than requested are delivered.
+        edit: that of the request, attribute → amount; with it an image is a function of (bundle, label, seed, index,
+            truncation, edit).
     """
 
     images: NDArray[np.uint8]
@@ -230,6 +241,7 @@ class Samples:
     truncation: float = 1.0
     requested: Mapping[str, int] = field(default_factory=dict)
     rejected: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    edit: Mapping[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -303,6 +315,7 @@ class Samples:
             truncation=first.truncation,
             requested=requested,
             rejected=rejected,
+            edit=first.edit,
         )
 
 
@@ -322,6 +335,7 @@ class Source(Protocol):
         offset: int = 0,
         truncation: float = 1.0,
         quality: str | Quality = "none",
+        edit: Mapping[str, float] | None = None,
     ) -> Samples:
         """All images of a request at once. See `Request.make` for the arguments and errors.
 
@@ -337,6 +351,7 @@ class Source(Protocol):
         offset: int = 0,
         truncation: float = 1.0,
         quality: str | Quality = "none",
+        edit: Mapping[str, float] | None = None,
         chunk: int = 256,
     ) -> Iterator[Samples]:
         """The same images in the same order, at most `chunk` at a time."""

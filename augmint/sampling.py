@@ -11,7 +11,7 @@ import io
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -24,6 +24,7 @@ from augmint.archive import pack
 from augmint.data.writing import folder_names, new_folder
 from augmint.errors import DataError, ServiceError, ShortfallError
 from augmint.images import synthetic_png, synthetic_sheet_png
+from augmint.latent_space import check_edit, edit_text
 from augmint.quality import Quality, add_rejected, check_offered
 from augmint.samples import BundleInfo, Counts, Reproducibility, Samples, Source, pick_seed
 from augmint.sheets import contact_sheet
@@ -34,6 +35,7 @@ __all__ = [
     "Form",
     "Written",
     "check_out",
+    "columns",
     "form_of",
     "labelled_pngs",
     "marked_png",
@@ -55,8 +57,8 @@ class Written:
     """What was written.
 
     `requested` and `delivered` are images by label ("" for an unconditional bundle), and under a `quality` `rejected`
-    says how many were made besides, by label and reason; `seed`, `bundle` (its digest), `reproducibility`, `offset` and
-    `truncation` are the rest of the images' addresses.
+    says how many were made besides, by label and reason; `seed`, `bundle` (its digest), `reproducibility`, `offset`,
+    `truncation` and `edit` are the rest of the images' addresses.
     """
 
     out: str
@@ -71,6 +73,7 @@ class Written:
     reproducibility: Reproducibility
     quality: str = "none"
     rejected: dict[str, dict[str, int]] = field(default_factory=dict)
+    edit: dict[str, float] = field(default_factory=dict)
     problem: str = ""
 
     @property
@@ -127,6 +130,7 @@ def write_samples(
     offset: int = 0,
     truncation: float = 1.0,
     quality: str | Quality = "none",
+    edit: Mapping[str, float] | None = None,
     progress: Progress | None = None,
 ) -> Written:
     """Generate and write, whole or not at all; fewer images than asked for are written all the same.
@@ -137,7 +141,7 @@ def write_samples(
         out: a new or empty folder: a folder per class of PNGs with their addresses and the IPTC mark, and metadata.csv;
             a new .npz (see `augmint.archive`); a new .png: a sheet of the images, or the image itself if it is one;
             "-": the npz on stdout.
-        seed, offset, truncation, quality: see `Source.generate`.
+        seed, offset, truncation, quality, edit: see `Source.generate`.
         progress: called with (images so far, images asked for).
 
     Raises:
@@ -148,7 +152,14 @@ def write_samples(
     form = form_of(out)
     check_out(out, form)
     delivery = _Delivery(
-        source, counts, seed=seed, offset=offset, truncation=truncation, quality=quality, progress=progress
+        source,
+        counts,
+        seed=seed,
+        offset=offset,
+        truncation=truncation,
+        quality=quality,
+        edit=edit,
+        progress=progress,
     )
     if form == "folder":
         _write_folder(delivery, Path(out))
@@ -176,6 +187,7 @@ class _Delivery:
         offset: int,
         truncation: float,
         quality: str | Quality,
+        edit: Mapping[str, float] | None,
         progress: Progress | None,
     ) -> None:
         self.info: BundleInfo = source.info()
@@ -186,11 +198,18 @@ class _Delivery:
         # Here, because an answer without any images would not say which seed was picked.
         self.seed = pick_seed() if seed is None else seed
         self.quality = check_offered(quality, self.info.quality)
+        self.edit = dict(check_edit(edit, self.info.edits))
         self.first: Samples | None = None
         self._progress = progress
         # Now, so that a wrong request is refused before anything is made.
         self._stream = source.stream(
-            counts, seed=self.seed, offset=offset, truncation=truncation, quality=self.quality, chunk=_CHUNK
+            counts,
+            seed=self.seed,
+            offset=offset,
+            truncation=truncation,
+            quality=self.quality,
+            edit=self.edit,
+            chunk=_CHUNK,
         )
 
     def __iter__(self) -> Iterator[Samples]:
@@ -224,6 +243,7 @@ class _Delivery:
             reproducibility=self.first.reproducibility,
             quality=str(self.quality),
             rejected=self.rejected,
+            edit=self.edit,
             problem=self.problem,
         )
 
@@ -232,7 +252,7 @@ def _write_folder(delivery: _Delivery, out: Path) -> None:
     with new_folder(out) as folder:
         table = io.StringIO(newline="")
         rows = csv.writer(table, lineterminator="\n")
-        rows.writerow(COLUMNS)
+        rows.writerow(columns(delivery.edit))
         for part in delivery:
             for name, image, row in labelled_pngs(part):
                 (folder / name).parent.mkdir(exist_ok=True)
@@ -241,13 +261,20 @@ def _write_folder(delivery: _Delivery, out: Path) -> None:
         (folder / METADATA).write_text(table.getvalue(), encoding="utf-8", newline="")
 
 
+def columns(edit: Mapping[str, float]) -> tuple[str, ...]:
+    """The table's columns: edited images have one that says so."""
+    return (*COLUMNS, "edit") if edit else COLUMNS
+
+
 def labelled_pngs(samples: Samples) -> Iterator[tuple[str, bytes, tuple[object, ...]]]:
-    """For each image its file's name, in a folder per class; the marked PNG; and its row of the table, as `COLUMNS`."""
+    """For each image its file's name, in a folder per class; the marked PNG; and its row of the table, as `columns`."""
+    more = (edit_text(samples.edit.items()),) if samples.edit else ()
     folders = _folders(samples.class_names)
     for i, label in enumerate(samples.label_names):
         seed, index = int(samples.seeds[i]), int(samples.indices[i])
         name = f"{folders[samples.labels[i]]}/{seed}-{index}.png"
-        yield name, marked_png(samples, i), (name, label, "true", seed, index, samples.truncation, samples.bundle)
+        row = (name, label, "true", seed, index, samples.truncation, samples.bundle, *more)
+        yield name, marked_png(samples, i), row
 
 
 @lru_cache(maxsize=8)
@@ -265,6 +292,7 @@ def marked_png(samples: Samples, i: int) -> bytes:
         seed=int(samples.seeds[i]),
         index=int(samples.indices[i]),
         truncation=samples.truncation,
+        edit=edit_text(samples.edit.items()),
     )
 
 

@@ -119,6 +119,7 @@ class Selection:
             truncation=request.truncation,
             requested={row.label: row.wanted for row in rows},
             rejected={row.label: tuple(row.rejected) for row in rows},
+            edit=dict(request.edit),
         )
 
 

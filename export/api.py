@@ -54,10 +54,11 @@ from evaluation.api import Progress
 from export import gates
 from export.again import SecondExport
 from export.card import FEW, SHEET_SEED, model_card
+from export.directions import make_directions
 from export.evidence import measured, training_data
 from export.gates import Subject
 from export.graph import described, serialise
-from export.judges import make_judges
+from export.judges import CLASSIFIER, make_judges
 from export.networks import Networks, Precision, Which, load, trace
 from export.verdict import judged
 
@@ -213,6 +214,11 @@ def export_run(request: ExportRequest, *, say: Say | None = None, progress: Prog
         description = description.model_copy(update={"quality": judges.section})
         content.update(judges.files)
         clock("judges")
+        say("looking for directions to edit along …")
+        edits, found_files = make_directions(subject, content.get(CLASSIFIER))
+        description = description.model_copy(update={"edits": edits})
+        content.update(found_files)
+        clock("directions")
         warnings = list(description.evidence.warnings)
         metrics: tuple[Metric, ...] = ()
         clock("data")

@@ -32,6 +32,7 @@ def model_card(description: Description, *, sheet: Mapping[str, int] | int | Non
         _look(sheet),
         _use(description),
         _quality(description),
+        _edits(description),
         _data(description),
         _evidence(description),
         _limits(description),
@@ -150,6 +151,32 @@ def _quality(d: Description) -> str:
         )
     lines += [f"- No `{part}`: {_text(why)}." for part, why in d.offers.items() if why]
     return "\n".join(lines)
+
+
+def _edits(d: Description) -> str:
+    if d.edits is None or not d.edits.attributes:
+        return ""
+    first = d.edits.attributes[0]
+    lines = [
+        "## Editing",
+        "",
+        f'`edit={{"{first.name}": {first.limit:g}}}`, or `--edit {first.name}=+{first.limit:g}` on the command line, '
+        "moves every image along a direction of latent space that was fitted to the attribute; several may be combined, "
+        f"which was not measured. Measured on {d.edits.held_out:,} other images:",
+        "",
+        "| attribute | one step is | R² | largest | it then changes by | class kept | held |",
+        "|---|---|---:|---:|---:|---:|---|",
+    ]
+    for edit in d.edits.attributes:
+        low, high = edit.steps[0], edit.steps[-1]
+        kept = "–" if low.kept is None or high.kept is None else f"{low.kept:.0%}, {high.kept:.0%}"
+        lines.append(
+            f"| {edit.name}: {_text(edit.what)} | {edit.deviation:.3g} {_text(edit.unit)} | {edit.r2:.2f} | "
+            f"±{edit.limit:g} | {low.change:+.2f}, {high.change:+.2f} steps | {kept} | "
+            f"{', '.join(edit.holds) or '–'} |".replace("-", "−")
+        )
+    lines += ["", *(f"- No `{name}`: {_text(why)}." for name, why in d.edits.dropped.items())]
+    return "\n".join(lines).rstrip()
 
 
 def _data(d: Description) -> str:

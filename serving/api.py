@@ -365,6 +365,8 @@ class Api:
             quality=wish.quality,
             offered=served.info.quality,
             candidates=wish.candidates,
+            edit=wish.edit,
+            editable=served.info.edits,
         )
         if request.total > settings.max_images:
             raise TooLargeError(
@@ -568,6 +570,7 @@ class Api:
             "augmint_version": manifest.identity.augmint_version,
             "train_counts": manifest.data.class_counts,
             "metrics": [metric.model_dump() for metric in manifest.evidence.metrics],
+            "directions": [edit.model_dump() for edit in manifest.edits.attributes] if manifest.edits else [],
             "utility": manifest.evidence.utility and manifest.evidence.utility.model_dump(),
             "report": REPORT_PAGE in served.files.content,
             "warnings": list(manifest.evidence.warnings),
@@ -674,6 +677,7 @@ def _encode(served: Served, request: Request, made: NDArray[np.uint8] | Samples,
         reproducibility=served.info.reproducibility,
         truncation=request.truncation,
         requested=dict(request.counts),
+        edit=dict(request.edit),
     )
     body = encode(samples, form)
     return body, _digest(body)
@@ -693,6 +697,7 @@ def _tag(served: Served, request: Request, form: Format) -> bytes:
         request.offset,
         request.truncation,
         (str(request.quality), request.candidates, served.judging) if request.quality else "",
+        request.edit,
         form,
         CODEC_VERSION,
         _VERSIONS,

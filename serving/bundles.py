@@ -23,7 +23,7 @@ from augmint.latents import latents
 from augmint.quality import Quality
 from augmint.runtime import usable_cores
 from augmint.samples import BundleInfo
-from serving.engine import Lane, Render, power_buckets
+from serving.engine import Edits, Lane, Render, power_buckets
 from serving.settings import Settings, find_bundles
 
 __all__ = ["Served", "check_bundles", "device_of_worker", "open_bundles", "threads_for"]
@@ -136,6 +136,7 @@ def _open(path: Path, device: str, settings: Settings) -> Served:
         np.array([row.seed for row in golden], dtype=np.uint64),
         np.array([row.index for row in golden], dtype=np.uint64),
         np.array([row.truncation for row in golden], dtype=np.float64),
+        (),
     )
     import onnxruntime  # here, because augmint.runtime prepares its import
 
@@ -156,15 +157,19 @@ def _renderer(generator: Generator) -> Render:
         seeds: NDArray[np.uint64],
         indices: NDArray[np.uint64],
         truncation: NDArray[np.float64],
+        edits: Edits,
     ) -> NDArray[np.uint8]:
-        return generator.run(latents(seeds, indices, dim, truncation), labels)
+        latent = latents(seeds, indices, dim, truncation)
+        for start, stop, edit in edits:
+            latent[start:stop] += generator.shift(edit)
+        return generator.run(latent, labels)
 
     return render
 
 
 def _render_some(render: Render, size: int) -> None:
     indices = np.arange(size, dtype=np.uint64)
-    render(np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.uint64), indices, np.ones(size))
+    render(np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.uint64), indices, np.ones(size), ())
 
 
 def preferred_batch(render: Render) -> int:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from augmint.archive import pack
 from augmint.errors import RequestError
 from augmint.samples import Samples
-from augmint.sampling import COLUMNS, METADATA, labelled_pngs, marked_png
+from augmint.sampling import METADATA, columns, labelled_pngs, marked_png
 
 __all__ = ["CODEC_VERSION", "FORMATS", "Format", "MediaType", "encode", "encode_npy"]
 
@@ -50,7 +50,7 @@ FORMATS: Final[dict[Format, MediaType]] = {
     "zip": MediaType(
         "application/zip",
         "zip: a folder of PNGs per class and metadata.csv with file_name, label, synthetic, seed, index, truncation, "
-        "bundle; every PNG carries its address and IPTC's mark of synthetic origin",
+        "bundle, and edit where there is one; every PNG carries its address and IPTC's mark of synthetic origin",
     ),
     "png": MediaType("image/png", "one PNG, with its address and IPTC's mark of synthetic origin"),
 }
@@ -93,7 +93,7 @@ def _zip(samples: Samples) -> bytes:
     """What `augmint sample` writes, which `augmint.data.load_data` and Hugging Face's imagefolder read."""
     table = io.StringIO(newline="")
     rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(COLUMNS)
+    rows.writerow(columns(samples.edit))
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for name, image, row in labelled_pngs(samples):

@@ -27,15 +27,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from augmint.errors import AugmintError, DeadlineError, ServiceError, UnavailableError
+from augmint.latent_space import Edit
 from augmint.samples import Request
 
-__all__ = ["Engine", "Lane", "NoObserver", "Observer", "Render", "Ticket", "power_buckets"]
+__all__ = ["Edits", "Engine", "Lane", "NoObserver", "Observer", "Render", "Ticket", "power_buckets"]
 
 log = logging.getLogger("augmint.engine")
 
-# (labels int64 [N], seeds uint64 [N], indices uint64 [N], truncation float64 [N]) -> images uint8 [N, H, W, C].
-# Each row must depend on its own address alone; called by several threads at once.
-Render = Callable[[NDArray[np.int64], NDArray[np.uint64], NDArray[np.uint64], NDArray[np.float64]], NDArray[np.uint8]]
+# (labels int64 [N], seeds uint64 [N], indices uint64 [N], truncation float64 [N], edits) -> images uint8 [N, H, W, C].
+# `edits` are (first row, row after the last, edit) of those rows that are edited: they mix with all others in a batch.
+# Each row must depend on its own address and edit alone; called by several threads at once.
+Edits = Sequence[tuple[int, int, Edit]]
+Render = Callable[
+    [NDArray[np.int64], NDArray[np.uint64], NDArray[np.uint64], NDArray[np.float64], Edits], NDArray[np.uint8]
+]
 
 # How many rows of one request are taken before it is the next one's turn. Smaller is fairer; larger means fewer
 # pieces to hand out.
@@ -113,11 +118,14 @@ class Lane:
         seeds: list[int] = []
         indices: list[int] = []
         truncation: list[float] = []
+        edits: list[tuple[int, int, Edit]] = []
         for part in parts:
             request = part.ticket.request
             for label, first, n in part.runs:
                 labels += [label] * n
                 indices += range(first, first + n)
+            if request.edit:
+                edits.append((len(seeds), len(seeds) + part.rows, request.edit))
             seeds += [request.seed] * part.rows
             truncation += [request.truncation] * part.rows
         rows = len(labels)
@@ -132,6 +140,7 @@ class Lane:
             np.array(seeds, dtype=np.uint64),
             np.array(indices, dtype=np.uint64),
             np.array(truncation, dtype=np.float64),
+            edits,
         )
         if images.shape != (rows + padding, *self.image_shape) or images.dtype != np.uint8:
             raise AssertionError(f"{self.name} rendered {images.dtype} {images.shape}, not {rows + padding} images")

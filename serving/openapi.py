@@ -204,6 +204,7 @@ def _generate() -> dict[str, Any]:
                 "unsupported-media",
                 "unknown-label",
                 "quality",
+                "edit",
                 "invalid",
                 "rate",
                 "internal",

@@ -42,6 +42,7 @@ PROBLEMS: Final[dict[str, Problem]] = {
     "request.media-type": Problem(415, "unsupported-media", "The request's body must be JSON"),
     "request.unknown-label": Problem(422, "unknown-label", "The bundle does not have this label"),
     "request.quality": Problem(422, "quality", "The bundle cannot judge this quality"),
+    "request.edit": Problem(422, "edit", "The bundle cannot make this edit"),
     "request.invalid": Problem(422, "invalid", "The request asks for something that cannot be"),
     "service.rate": Problem(429, "rate", "This client asks for too many images a second"),
     "service.internal": Problem(500, "internal", "The service failed"),

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from augmint.bundle import Utility
+from augmint.bundle import Edit, Utility
 from augmint.errors import RequestError
 from augmint.samples import BundleInfo
 from serving.codecs import Format
@@ -60,6 +60,13 @@ class GenerateBody(_Strict):
         description="under a quality, most images to make of each label, if fewer than that: for a piece of a larger "
         "request, of which some were made already",
     )
+    edit: Annotated[dict[str, float], Field(max_length=64)] = Field(
+        {},
+        description="a step in latent space that changes an attribute of every image and keeps its class: attribute "
+        "and amount, in standard deviations of that attribute; a bundle's `edits` has those there are, and their largest "
+        "amounts",
+        examples=[{"slant": 1.5}],
+    )
     format: Format | None = Field(None, description="goes before Accept; npz if neither says")
 
     @property
@@ -82,6 +89,7 @@ class BundleModel(BaseModel):
     tolerance: int = Field(description="largest difference in grey levels to be expected elsewhere")
     device: str
     quality: dict[str, str] = Field(description="part of a quality: empty where it can be judged, else why not")
+    edits: dict[str, float] = Field(description="attribute that can be edited: the largest amount, either way")
 
     @classmethod
     def of(cls, info: BundleInfo) -> dict[str, Any]:
@@ -96,6 +104,7 @@ class BundleModel(BaseModel):
             "tolerance": info.tolerance,
             "device": info.device,
             "quality": dict(info.quality),
+            "edits": dict(info.edits),
         }
 
 
@@ -120,6 +129,7 @@ class BundleDetail(BundleModel):
     augmint_version: str
     train_counts: dict[str, int] = Field(description="images it was trained on, by label")
     metrics: list[dict[str, Any]] = Field(description="measured figures, each with its method and n")
+    directions: list[Edit] = Field(description="of what can be edited, what was measured")
     utility: Utility | None = Field(description="whether the images help a classifier; null where not measured")
     report: bool = Field(description="whether the evaluation's page is there")
     warnings: list[str]
@@ -205,5 +215,6 @@ _EXPECTED = {
     "truncation": "a number above 0, at most 1",
     "quality": 'text, such as "labels,realism:0.2"',
     "candidates": "a whole number, 1 or more",
+    "edit": 'numbers by attribute, such as {"slant": 1.5}',
     "format": "npz, npy, zip or png",
 }

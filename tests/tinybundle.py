@@ -16,6 +16,9 @@ from augmint.bundle import (
     Copies,
     Data,
     Description,
+    Edit,
+    Edits,
+    EditStep,
     Evidence,
     Golden,
     Graph,
@@ -31,6 +34,7 @@ from augmint.bundle import (
 from augmint.latents import latents
 
 LATENT_DIM = 6
+EDITS = {"slant": 2.0, "brightness": 3.0}
 SHARES = (0.0, 0.25, 0.5, 0.75, 0.9)
 
 
@@ -207,6 +211,26 @@ def tiny_judges(session: Any, class_names: tuple[str, ...], copies: bool) -> tup
     return {"critic": critic_graph, "quality": Judges(**section)}, files
 
 
+def tiny_edits(latent_dim: int = LATENT_DIM) -> tuple[Edits, bytes]:
+    """Directions of random length and meaning, with figures to go with them, and the file of the directions."""
+    table = np.random.default_rng(7).normal(size=(len(EDITS), latent_dim)).astype("<f4")
+    attributes = tuple(
+        Edit(
+            name=name,
+            what="something",
+            unit="pixels",
+            deviation=0.5,
+            r2=0.6,
+            holds=(),
+            limit=limit,
+            steps=tuple(EditStep(amount=a, change=a * 0.9, kept=0.95) for a in (-limit, -1.0, 1.0, limit)),
+        )
+        for name, limit in EDITS.items()
+    )
+    dropped = {"size": "a linear model of the latent explains 1% of its variance within a class"}
+    return Edits(file="directions.npy", attributes=attributes, dropped=dropped, n=100, held_out=50), npy(table)
+
+
 def npy(array: Any) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(array))
@@ -241,10 +265,13 @@ def write_tiny_bundle(
     (images,) = session.run(None, feeds)
     sheet = io.BytesIO()
     PillowImage.fromarray(images[0].squeeze()).save(sheet, "PNG")
-    files: dict[str, bytes] = {}
+    edits, directions = tiny_edits()
+    files = {"directions.npy": directions}
+    description = description.model_copy(update={"edits": edits})
     if judged:
-        parts, files = tiny_judges(session, class_names, copies)
+        parts, judges = tiny_judges(session, class_names, copies)
         description = description.model_copy(update=parts)
+        files |= judges
     write_bundle(
         path,
         description,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["BundleName", "Device", "Json", "Offset", "Quality", "Seed", "Token", "Truncation"]
+__all__ = ["BundleName", "Device", "Edit", "Json", "Offset", "Quality", "Seed", "Token", "Truncation"]
 
 Seed = Annotated[
     int | None,
@@ -23,6 +23,14 @@ Quality = Annotated[
         "probability), copies (no near copies of training images) and realism:SHARE (without that share of each "
         "label, the least realistic), joined by commas. Up to 20 times as many and 64 are made to find enough.",
         metavar="QUALITY",
+    ),
+]
+Edit = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="As often as needed: change an attribute of every image by X standard deviations, and keep its class. "
+        "`augmint inspect` lists what a bundle can edit, and how far.",
+        metavar="NAME=±X",
     ),
 ]
 BundleName = Annotated[str | None, typer.Option(help="Which bundle, where the service has several.", metavar="NAME")]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from augmint.cli.options import BundleName, Device, Json, Offset, Quality, Seed, Token, Truncation
+from augmint.cli.options import BundleName, Device, Edit, Json, Offset, Quality, Seed, Token, Truncation
 from augmint.errors import UsageError
 
 __all__ = ["sample"]
@@ -30,6 +30,7 @@ def sample(
     offset: Offset = 0,
     truncation: Truncation = 1.0,
     quality: Quality = "none",
+    edit: Edit = None,
     bundle: BundleName = None,
     device: Device = "auto",
     token: Token = None,
@@ -40,11 +41,11 @@ def sample(
     The same bundle, label, seed and index give the same image every time; what was left out (the seed) is printed.
     """
     from augmint.cli.output import print_json, print_table, progress_bar, talk
-    from augmint.cli.values import parse_counts
+    from augmint.cli.values import parse_counts, parse_edits
     from augmint.sampling import form_of, write_samples
     from augmint.sources import open_source
 
-    counts = parse_counts(count)
+    counts, edits = parse_counts(count), parse_edits(edit or [])
     if json and form_of(out) == "stdout":
         raise UsageError("--json and --out - both write to stdout: choose a file.", code="usage.stdout")
     with progress_bar("images") as progress:
@@ -56,6 +57,7 @@ def sample(
             offset=offset,
             truncation=truncation,
             quality=quality,
+            edit=edits,
             progress=progress,
         )
     if json:

@@ -39,6 +39,29 @@ def parse_counts(words: Sequence[str], option: str = "--count") -> dict[str, int
     return counts
 
 
+def parse_edits(words: Sequence[str], option: str = "--edit") -> dict[str, float]:
+    """attribute=amount pairs.
+
+    >>> parse_edits(["slant=+1.5", "stroke=-1"])
+    {'slant': 1.5, 'stroke': -1.0}
+    """
+    edits: dict[str, float] = {}
+    for word in words:
+        name, equals, number = word.partition("=")
+        try:
+            amount = float(number.replace("\N{MINUS SIGN}", "-"))
+        except ValueError:
+            equals = ""
+        if not equals or not name:
+            raise UsageError(
+                f"{option} {word!r}: give an attribute and an amount, such as {option} slant=+1.5.", code="usage.edit"
+            )
+        if name in edits:
+            raise UsageError(f"{option} names {name!r} twice: give it once.", code="usage.edit")
+        edits[name] = amount
+    return edits
+
+
 def parse_strategy(words: Sequence[str]) -> str | float | dict[str, int]:
     """A word of imbalanced-learn's ("not-majority" for "not majority"), a share, or label=total pairs.
 

@@ -392,6 +392,16 @@ manifest_case("a critic that is not there", "schema", "critic", value={
     "outputs": [{"name": "realism", "dtype": "float32", "shape": ["N"]}],
     "opset": 20, "precision": "fp32", "optimisation": "all", "versions": {},
 })  # fmt: skip
+manifest_case("directions that are not there", "schema", "edits", "file", value="elsewhere.npy")
+manifest_case("edits without directions", "schema", "edits", "file", value=None)
+manifest_case("an attribute twice", "schema", "edits", "attributes", 1, "name", value="slant")
+manifest_case("an attribute with a name of no option", "schema", "edits", "attributes", 0, "name", value="a=b")
+manifest_case(
+    "an attribute that changes the wrong way", "schema", "edits", "attributes", 0, "steps", 0, "change", value=1.0
+)
+manifest_case("a limit beyond what was measured", "schema", "edits", "attributes", 0, "limit", value=9.0)
+manifest_case("a limit of a hundred", "schema", "edits", "attributes", 0, "limit", value=100.0)
+manifest_case("more images kept than there are", "schema", "edits", "attributes", 0, "steps", 0, "kept", value=1.5)
 manifest_case("another input name", "schema", "generator", "inputs", 0, "name", value="z")
 manifest_case("another input type", "schema", "generator", "inputs", 0, "dtype", value="float64")
 manifest_case("another optimisation level", "schema", "generator", "optimisation", value="none")
@@ -411,6 +421,40 @@ def _(path: Path) -> None:
     document["generator"]["outputs"][0]["shape"] = ["N", 16, 8, 1]
     write_manifest(path, document)
     seal(path, GOLDEN, npy(np.zeros((6, 16, 8, 1), np.uint8)))
+
+
+@broken("an attribute less than directions", "npy-file")
+def _(path: Path) -> None:
+    document = read_manifest(path)
+    del document["edits"]["attributes"][1]
+    write_manifest(path, document)
+
+
+@broken("directions of another length than latents", "npy-file")
+def _(path: Path) -> None:
+    seal(path, "directions.npy", npy(np.zeros((2, 5), np.float32)))
+
+
+@broken("directions in double precision", "npy-file")
+def _(path: Path) -> None:
+    seal(path, "directions.npy", npy(np.zeros((2, 6))))
+
+
+@broken("directions that are pickled", "npy-file")
+def _(path: Path) -> None:
+    seal(path, "directions.npy", npy(np.array([{}, {}]), allow_pickle=True))
+
+
+@broken("a direction that is infinite", "not-finite")
+def _(path: Path) -> None:
+    seal(path, "directions.npy", npy(np.full((2, 6), np.inf, np.float32)))
+
+
+@broken("one bit of the directions is flipped", "digest-mismatch")
+def _(path: Path) -> None:
+    data = bytearray((path / "directions.npy").read_bytes())
+    data[-1] ^= 1
+    (path / "directions.npy").write_bytes(data)
 
 
 # ----------------------------------------------------------------------------------------------------- the graph

@@ -88,6 +88,8 @@ class FakeService:
                 quality=document.get("quality", "none"),
                 offered=generator.info().quality,
                 candidates=document.get("candidates"),
+                edit=document.get("edit"),
+                editable=generator.info().edits,
             )
             samples = generator._select(request) if request.quality else generator._answer(request, 0, request.total)
         except UnknownLabelError as error:

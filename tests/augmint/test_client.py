@@ -110,6 +110,7 @@ def same(found: Samples, expected: Samples) -> None:
         "bundle",
         "reproducibility",
         "truncation",
+        "edit",
         "requested",
         "rejected",
         "delivered",
@@ -132,7 +133,7 @@ def test_it_is_a_source(generator: Generator) -> None:
 def test_near_and_far_give_the_same(connect: Any, generator: Generator, limit: int) -> None:
     service = FakeService(generator, limit=limit)
     counts = {"été 10": 5, "cat": 0, "dog": 9}
-    arguments = {"seed": 2**64 - 1, "offset": 2**60, "truncation": 0.7}
+    arguments: Any = {"seed": 2**64 - 1, "offset": 2**60, "truncation": 0.7, "edit": {"slant": -1.5}}
     same(connect(service).generate(counts, **arguments), generator.generate(counts, **arguments))
     assert all(sum(asked["counts"].values()) <= limit for asked in service.asked)
 
@@ -206,6 +207,8 @@ def test_few_labels_go_in_one_request(generator: Generator) -> None:
         ({"cat": 1}, {"seed": 2**64}, RequestError),
         ({"cat": 1}, {"seed": -1}, RequestError),
         ({"cat": 1}, {"truncation": 0.0}, RequestError),
+        ({"cat": 1}, {"edit": {"smile": 1}}, RequestError),
+        ({"cat": 1}, {"edit": {"slant": 2.1}}, RequestError),
         ({"cat": 1}, {"offset": 2**64}, RequestError),
     ],
 )

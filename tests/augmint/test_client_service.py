@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import numpy as np
@@ -78,7 +79,7 @@ def test_near_and_far_describe_the_same(url: str, generator: Generator, tiny_bun
 
 def test_near_and_far_give_the_same(url: str, generator: Generator, tiny_bundle_unconditional: Path) -> None:
     counts = {"été 10": 70, "cat": 0, "dog": 33}
-    arguments = {"seed": 2**64 - 1, "offset": 2**63, "truncation": 0.7}
+    arguments: Any = {"seed": 2**64 - 1, "offset": 2**63, "truncation": 0.7, "edit": {"brightness": 2, "slant": -1.25}}
     with Client(url, bundle="tiny") as client:
         same(client.generate(counts, **arguments), generator.generate(counts, **arguments))
         parts = list(client.stream(counts, chunk=20, **arguments))
@@ -115,6 +116,7 @@ def test_from_the_command_line(url: str, tiny_bundle: Path, tmp_path: Path) -> N
     for number, source in enumerate(([url, "--bundle", "tiny"], [str(tiny_bundle), "--device", "cpu"])):
         out = tmp_path / f"{number}.npz"
         words = ["sample", *source, "--count", "cat=120", "--seed", "5", "--out", str(out), "--json"]
+        words += ["--edit", "slant=+1.5", "--edit", "brightness=-1"]
         result = subprocess.run([sys.executable, "-m", "augmint", *words], cwd=ROOT, capture_output=True, check=True)
         assert json.loads(result.stdout)["delivered"] == {"cat": 120}
         files.append(out.read_bytes())

@@ -20,16 +20,21 @@ from serving.engine import Engine, Lane, Ticket, power_buckets
 NAMES = ("a", "b", "c")
 
 
-def paint(labels: Any, seeds: Any, indices: Any, truncation: Any) -> NDArray[np.uint8]:
-    """An "image" [1, 1, 4] that tells its address."""
-    columns = [labels, seeds % 251, indices % 251, np.round(np.asarray(truncation) * 200)]
-    return np.stack([np.asarray(column).astype(np.uint8) for column in columns], axis=1).reshape(-1, 1, 1, 4)
+def paint(labels: Any, seeds: Any, indices: Any, truncation: Any, edits: Any) -> NDArray[np.uint8]:
+    """An "image" [1, 1, 5] that tells its address and edit."""
+    steps = np.zeros(len(labels))
+    for start, stop, edit in edits:
+        assert 0 <= start < stop <= len(labels)
+        steps[start:stop] += 128 + 32 * dict(edit)["slant"]
+    columns = [labels, seeds % 251, indices % 251, np.round(np.asarray(truncation) * 200), steps]
+    return np.stack([np.asarray(column).astype(np.uint8) for column in columns], axis=1).reshape(-1, 1, 1, 5)
 
 
 def expected(request: Request) -> NDArray[np.uint8]:
     labels, indices = request.addresses()
     seeds = np.full(request.total, request.seed, dtype=np.uint64)
-    return paint(labels, seeds, indices, np.full(request.total, request.truncation))
+    edits = [(0, request.total, request.edit)] if request.edit else []
+    return paint(labels, seeds, indices, np.full(request.total, request.truncation), edits)
 
 
 class Notes:
@@ -63,7 +68,7 @@ class Gate:
 
 
 def lane(render: Callable[..., NDArray[np.uint8]] = paint, **options: Any) -> Lane:
-    return Lane("lane", render, (1, 1, 4), **options)
+    return Lane("lane", render, (1, 1, 5), **options)
 
 
 def ask(**counts: int) -> Request:
@@ -71,13 +76,14 @@ def ask(**counts: int) -> Request:
 
 
 requests = st.builds(
-    lambda counts, seed, offset, truncation: Request.make(
-        counts, NAMES, seed=seed, offset=offset, truncation=truncation
+    lambda counts, seed, offset, truncation, edit: Request.make(
+        counts, NAMES, seed=seed, offset=offset, truncation=truncation, edit=edit, editable={"slant": 3.0}
     ),
     st.dictionaries(st.sampled_from(NAMES), st.integers(0, 70), min_size=1).filter(lambda c: sum(c.values()) > 0),
     st.integers(0, 2**64 - 1),
     st.integers(0, 2**63),
     st.sampled_from([1.0, 0.5, 0.25]),
+    st.sampled_from([None, {"slant": 1.5}, {"slant": -2.0}]),
 )
 
 
@@ -233,10 +239,10 @@ def test_a_large_request_is_made_by_all_threads() -> None:
 
 @pytest.mark.filterwarnings("default")
 def test_an_error_reaches_only_its_own_request(caplog: pytest.LogCaptureFixture) -> None:
-    def picky(labels: Any, seeds: Any, indices: Any, truncation: Any) -> NDArray[np.uint8]:
+    def picky(labels: Any, *others: Any) -> NDArray[np.uint8]:
         if (np.asarray(labels) == 2).any():
             raise RuntimeError("/secret/path: no")
-        return paint(labels, seeds, indices, truncation)
+        return paint(labels, *others)
 
     gate = Gate(picky)
     notes = Notes()

@@ -152,7 +152,7 @@ def test_what_a_request_needed_besides_is_owed() -> None:
 
 
 def test_the_engine_finishes_what_was_admitted(local: Generator) -> None:
-    def render(labels: Any, seeds: Any, indices: Any, truncation: Any) -> Any:
+    def render(labels: Any, seeds: Any, indices: Any, truncation: Any, edits: Any) -> Any:
         return np.zeros((len(labels), 8, 8, 1), np.uint8)
 
     engine = Engine(threads=1, queue_images=4)
