@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from augmint.balancing import Balanced, Balancer, balance
     from augmint.client import AsyncClient, Client
+    from augmint.critic import Critic
     from augmint.data import DataSet, load_data
     from augmint.errors import (
         AugmintError,
@@ -38,6 +39,7 @@ __all__ = [
     "BundleError",
     "BundleInfo",
     "Client",
+    "Critic",
     "DataError",
     "DataSet",
     "Generator",
@@ -58,6 +60,7 @@ __all__ = [
 _HOMES = {
     "augmint.balancing": ("Balanced", "Balancer", "balance"),
     "augmint.client": ("AsyncClient", "Client"),
+    "augmint.critic": ("Critic",),
     "augmint.data": ("DataSet", "load_data"),
     "augmint.errors": (
         "AugmintError",

@@ -374,6 +374,10 @@ class Description(_Strict):
     sampling: Sampling
     generator: Graph
     critic: Graph | None = None
+    critic_classes: Annotated[tuple[Label, ...], Field(max_length=10_000)] = Field(
+        default=(),
+        description="classes that the critic's class_logits are of, in their order; the generator may know none",
+    )
     quality: Judges | None = None
     edits: Edits | None = None
     evidence: Evidence
@@ -423,6 +427,11 @@ class Description(_Strict):
             raise ValueError("generator.outputs must be image uint8 [N, height, width, channels]")
         if self.critic is not None and self.critic.inputs[0] != image:
             raise ValueError("critic.inputs must begin with image uint8 [N, height, width, channels]")
+        logits = Tensor(name="class_logits", dtype="float32", shape=("N", len(self.critic_classes)))
+        if self.critic_classes and (self.critic is None or logits not in self.critic.outputs):
+            raise ValueError("critic_classes need a critic with as many class_logits")
+        if len(set(self.critic_classes)) != len(self.critic_classes):
+            raise ValueError("critic_classes holds a name twice")
         self._check_judges(image)
         for row in self.golden:
             if (row.label not in names) if names else row.label != "":

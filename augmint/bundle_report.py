@@ -87,7 +87,7 @@ class BundleReport:
             ("latent", f"{m.sampling.latent_dim} numbers, {m.sampling.algorithm}"),
             ("graph", f"opset {m.generator.opset}, {m.generator.precision}, optimised: {m.generator.optimisation}; "
                       + ", ".join(f"{name} {version}" for name, version in m.generator.versions.items())),
-            ("critic", ", ".join(tensor.name for tensor in m.critic.outputs) if m.critic else "none"),
+            ("critic", _critic(m)),
             ("quality", _offers(m)),
             ("here", f"{self.device}: golden samples reproduced {kept}" + (f" ({self.remark})" if self.remark else "")),
         ]  # fmt: skip
@@ -188,6 +188,24 @@ def _offers(manifest: Manifest) -> str:
         if why:
             lack.setdefault(why, []).append(part)
     missing = "; ".join(f"no {' or '.join(parts)}: {why}" for why, parts in lack.items())
+    return " ".join(filter(None, [", ".join(have) or "none", f"({missing})" if missing else ""]))
+
+
+def _critic(manifest: Manifest) -> str:
+    if manifest.critic is None:
+        return "none"
+    outputs = ", ".join(tensor.name for tensor in manifest.critic.outputs)
+    names = manifest.critic_classes
+    shown = ", ".join(map(_shown, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return f"{outputs} of {len(names)} classes: {shown}" if names else outputs
+
+
+def _edits(manifest: Manifest) -> str:
+    """What can be edited and how far, and why not the rest."""
+    if manifest.edits is None:
+        return "none (it was exported without)"
+    have = [f"{name} ±{limit:g}" for name, limit in manifest.editable.items()]
+    missing = "; ".join(f"no {name}: {why}" for name, why in manifest.edits.dropped.items())
     return " ".join(filter(None, [", ".join(have) or "none", f"({missing})" if missing else ""]))
 
 

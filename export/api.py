@@ -193,7 +193,8 @@ def export_run(request: ExportRequest, *, say: Say | None = None, progress: Prog
         content = {GENERATOR: model}
         if "critic" in graphs:
             say("checking the critic …")
-            critic = _with_metadata(graphs["critic"], {METADATA_KEY: _compact({**metadata, "part": "critic"})})
+            about = {**metadata, "part": "critic", "critic_classes": list(description.critic_classes)}
+            critic = _with_metadata(graphs["critic"], {METADATA_KEY: _compact(about)})
             gates.plain(critic)
             _gate_critic(critic, networks, subject)
             content[CRITIC] = critic
@@ -360,7 +361,7 @@ def _description(networks: Networks, request: ExportRequest, name: str, graphs: 
     if "critic" in graphs:
         outputs = [Tensor(name="realism", dtype="float32", shape=("N",))]
         if gates.number_of_outputs(graphs["critic"]) > 1:
-            outputs.append(Tensor(name="class_logits", dtype="float32", shape=("N", config.num_classes)))
+            outputs.append(Tensor(name="class_logits", dtype="float32", shape=("N", len(config.critic_classes))))
         critic = described(CRITIC, (image, *label), tuple(outputs), "fp32")
         gates.same_signature(graphs["critic"], critic.inputs, critic.outputs, what="critic")
     return Description(
@@ -390,6 +391,7 @@ def _description(networks: Networks, request: ExportRequest, name: str, graphs: 
         sampling=Sampling(latent_dim=config.options.latent_dim, tolerance=_TOLERANCE[request.precision]),
         generator=generator,
         critic=critic,
+        critic_classes=config.critic_classes if critic is not None and len(critic.outputs) > 1 else (),
         evidence=Evidence(warnings=_warnings(networks, request)),
         golden=_golden_addresses(class_names),
     )

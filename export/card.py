@@ -31,6 +31,7 @@ def model_card(description: Description, *, sheet: Mapping[str, int] | int | Non
         _opening(description),
         _look(sheet),
         _use(description),
+        _critic(description),
         _quality(description),
         _edits(description),
         _data(description),
@@ -121,6 +122,27 @@ def _promise(d: Description) -> str:
         "The same seed gives the same images, whatever is asked for beside them: byte for byte on the processor type "
         f"and ONNX Runtime version of the export, elsewhere within {d.sampling.tolerance} grey levels."
     )
+
+
+def _critic(d: Description) -> str:
+    """Where the critic tells classes apart that the generator does not know, it is what the bundle is for."""
+    if not d.critic_classes or d.class_names:
+        return ""
+    names = ", ".join(_text(name) for name in d.critic_classes[:20]) + (", …" if len(d.critic_classes) > 20 else "")
+    labels = d.architecture.options.get("labels_per_class")
+    few = f", trained with {labels} labelled images of each class" if labels else ""
+    return f"""## The critic is a classifier
+
+`critic.onnx` tells {len(d.critic_classes)} classes apart ({names}){few}; the generator takes none, and helped it to \
+learn from images without labels.
+
+```python
+critic = augmint.Critic("{d.identity.name}")
+critic.classify(images)  # images uint8 [N, {d.image.height}, {d.image.width}, {d.image.channels}] -> names of classes
+critic.class_logits(images)  # float32 [N, {len(d.critic_classes)}], in the order of critic.class_names
+```
+
+With onnxruntime alone: output `class_logits` of `critic.onnx`, in the order of `critic_classes` in manifest.json."""
 
 
 def _quality(d: Description) -> str:

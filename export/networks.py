@@ -86,7 +86,7 @@ def trace(networks: Networks, precision: Precision) -> dict[str, bytes]:
             critic = critic_graph(
                 networks.critic,
                 image_shape=config.image_shape,
-                num_classes=config.num_classes,
+                num_classes=len(config.critic_classes),
                 conditional=networks.conditional,
             )
             graphs["critic"] = serialise(critic)

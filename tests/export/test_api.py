@@ -8,6 +8,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,7 +27,9 @@ from export import api, gates, networks
 from export.again import SecondExport
 from export.api import ExportRequest, ExportResult, export_run
 from export.graph import critic_graph, generator_graph, serialise, signature
+from tests.training.test_families import small
 from training.families import FAMILIES
+from training.families.base import Family
 from training.run import load_critic, load_generator
 
 
@@ -372,13 +375,13 @@ def test_a_second_export_that_fails_is_one_sentence_wherever_it_is_started(
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_every_family_passes_the_gates_on_its_graph(family: type) -> None:
+def test_every_family_passes_the_gates_on_its_graph(family: type[Family[Any]]) -> None:
     """Untrained, 32×32 colour: a new family inherits this test by being listed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        made = family(family.Options(), (3, 32, 32), 4 if family.conditional else 0)
+        made = small(family, (3, 32, 32), 4)
         generator = made.generator().eval().requires_grad_(False)
-    classes = 4 if family.conditional else 0
+    classes = made.num_classes
     dim = made.options.latent_dim
     graph = generator_graph(generator, latent_dim=dim, image_shape=(32, 32, 3), num_classes=classes)
     subject = gates.Subject(serialise(graph), generator, dim, (32, 32, 3), classes)
@@ -388,7 +391,7 @@ def test_every_family_passes_the_gates_on_its_graph(family: type) -> None:
     gates.batch_invariance(subject, batches=(1, 7, 64), threads=(1,))
 
     critic = made.critic().eval().requires_grad_(False)
-    traced = critic_graph(critic, image_shape=(32, 32, 3), num_classes=classes, conditional=classes > 0)
+    traced = critic_graph(critic, image_shape=(32, 32, 3), num_classes=made.critic_classes, conditional=classes > 0)
     assert all(tensor.shape[0] == "N" for side in signature(traced) for tensor in side)
     latent, label = subject.addresses(9)
     images = subject.run(subject.session(), latent, label)

@@ -20,7 +20,8 @@ import torch
 from augmint.data import load_data
 from augmint.errors import TrainingError
 from tests.training.conftest import CLASSES, draw
-from training import FAMILIES, Interrupted, Run, TrainRequest, resume, train, weights_digest
+from tests.training.test_families import narrow
+from training import FAMILIES, Interrupted, Run, TrainRequest, family, resume, train, weights_digest
 from training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +66,7 @@ def test_stopped_and_resumed_is_bit_for_bit_the_same(
     name: str, request_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     common = {"family": name, "batch": 8, "steps": 9, "checkpoint_every": 4, "evaluate_every": 5}
+    common["settings"] = narrow(family(name))
     whole = train(request_of(out=tmp_path / "whole", **common), progress=False)
     with monkeypatch.context() as patch:
         stop_at(patch, 6, signal.SIGINT)  # between two checkpoints, after an evaluation

@@ -174,6 +174,7 @@ class Began(Family[BeganOptions]):
 
     def d_loss(self, critic: nn.Module, batch: Batch) -> Losses:
         network = getattr(critic, "module", critic)  # Fabric wraps it
+        assert isinstance(network, Critic)
         # One pass over both is safe here: this critic has no batch statistics.
         real, fake = (-part.mean() for part in critic(torch.cat([batch.real, batch.fake])).chunk(2))
         loss = real - network.k.clone() * fake

@@ -147,7 +147,7 @@ class Critic(nn.Module):
                 found = F.linear(x, layer.weight)
                 deviation, mean = torch.std_mean(found, 0, correction=0)
                 deviation = deviation.clamp(min=1e-6)
-                layer.parametrizations.weight[0].scale.div_(deviation)  # type: ignore[index, union-attr, operator]
+                layer.parametrizations.weight[0].scale.div_(deviation)  # type: ignore[index, union-attr]
                 layer.bias.copy_(-mean / deviation)
             x = layer(x)
 
@@ -237,5 +237,6 @@ class Sgan(Family[SganOptions]):
 
     def g_loss(self, networks: Networks, batch: Batch) -> Losses:
         critic = getattr(networks.critic, "module", networks.critic)  # Fabric wraps it
+        assert isinstance(critic, Critic)
         real, fake = (critic.features(images).mean(0) for images in (batch.real, batch.fake))
         return (real.detach() - fake).square().mean(), {}
