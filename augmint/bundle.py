@@ -55,6 +55,7 @@ __all__ = [
     "Architecture",
     "BatchInvariance",
     "BundleFiles",
+    "Codes",
     "Copies",
     "Data",
     "Description",
@@ -244,6 +245,31 @@ class Evidence(_Strict):
     warnings: tuple[Text, ...] = ()
 
 
+class Codes(_Strict):
+    """Which categories each label is, for a generator that found its categories without labels.
+
+    Labels came in after training, by the training images that its critic puts into each category: `purity` is the share
+    of the `n` images that lie in a category of their own label; `purities` are, for each label, the share of the images
+    in its categories that are of it.
+    """
+
+    kind: Literal["categories"] = "categories"
+    categories: Annotated[int, Field(ge=1, le=10_000)]
+    clusters: dict[Label, Annotated[tuple[Count, ...], Field(min_length=1)]]
+    purity: Annotated[float, Field(ge=0, le=1)]
+    purities: dict[Label, Annotated[float, Field(ge=0, le=1)]]
+    n: Annotated[int, Field(ge=1, le=2**53)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        numbers = [number for group in self.clusters.values() for number in group]
+        if len(set(numbers)) != len(numbers) or max(numbers, default=0) >= self.categories:
+            raise ValueError("clusters must hold each category once at most, numbered below categories")
+        if list(self.purities) != list(self.clusters):
+            raise ValueError("purities must name the labels of clusters")
+        return self
+
+
 class Golden(_Strict):
     """The address of one row of golden.npy."""
 
@@ -378,6 +404,7 @@ class Description(_Strict):
         default=(),
         description="classes that the critic's class_logits are of, in their order; the generator may know none",
     )
+    codes: Codes | None = None
     quality: Judges | None = None
     edits: Edits | None = None
     evidence: Evidence
@@ -432,6 +459,8 @@ class Description(_Strict):
             raise ValueError("critic_classes need a critic with as many class_logits")
         if len(set(self.critic_classes)) != len(self.critic_classes):
             raise ValueError("critic_classes holds a name twice")
+        if self.codes is not None and tuple(self.codes.clusters) != names:
+            raise ValueError("codes.clusters must name the labels of class_names, in their order")
         self._check_judges(image)
         for row in self.golden:
             if (row.label not in names) if names else row.label != "":

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from augmint.bundle import MANIFEST, REPORT_PAGE, Manifest, Metric
+from augmint.bundle import MANIFEST, REPORT_PAGE, Codes, Manifest, Metric
 from augmint.generator import Generator
 from augmint.runtime import check_signature, open_session
 
@@ -83,12 +83,14 @@ class BundleReport:
             ("trained", f"{m.identity.trained}, run {m.identity.run}, augmint {m.identity.augmint_version}"),
             ("licence", m.identity.licence),
             ("data", f"{m.data.name}: {split}; fingerprint {m.data.fingerprint[:16]}…"),
+            *([("labels", _labels(m.codes))] if m.codes else []),
             ("image", f"{height}×{width}, {'colour' if channels == 3 else 'grey'}, uint8"),
             ("latent", f"{m.sampling.latent_dim} numbers, {m.sampling.algorithm}"),
             ("graph", f"opset {m.generator.opset}, {m.generator.precision}, optimised: {m.generator.optimisation}; "
                       + ", ".join(f"{name} {version}" for name, version in m.generator.versions.items())),
             ("critic", _critic(m)),
             ("quality", _offers(m)),
+            ("edits", _edits(m)),
             ("here", f"{self.device}: golden samples reproduced {kept}" + (f" ({self.remark})" if self.remark else "")),
         ]  # fmt: skip
         lines = [f"{m.identity.name}: verified", "", *(f"{name:<9}{value}" for name, value in rows)]
@@ -178,6 +180,14 @@ def inspect_bundle(path: str | os.PathLike[str], *, device: str = "cpu") -> Bund
 
 def _figure(metric: Metric | None) -> str:
     return "–" if metric is None or metric.value is None else f"{metric.value:.3f}"
+
+
+def _labels(codes: Codes) -> str:
+    name, least = min(codes.purities.items(), key=lambda pair: pair[1])
+    return (
+        f"given after training to {codes.categories} categories found without them: purity {codes.purity:.3f} on "
+        f"{codes.n:,} training images, the least {least:.3f} ({_shown(name)})"
+    )
 
 
 def _offers(manifest: Manifest) -> str:

@@ -29,6 +29,7 @@ from augmint.bundle import (
     METADATA_KEY,
     Architecture,
     BatchInvariance,
+    Codes,
     Data,
     Description,
     Evidence,
@@ -392,14 +393,30 @@ def _description(networks: Networks, request: ExportRequest, name: str, graphs: 
         generator=generator,
         critic=critic,
         critic_classes=config.critic_classes if critic is not None and len(critic.outputs) > 1 else (),
+        codes=_codes(networks),
         evidence=Evidence(warnings=_warnings(networks, request)),
         golden=_golden_addresses(class_names),
+    )
+
+
+def _codes(networks: Networks) -> Codes | None:
+    codes, names = networks.codes, networks.class_names
+    if codes is None:
+        return None
+    return Codes(
+        categories=codes.categories,
+        clusters=dict(zip(names, codes.clusters, strict=True)),
+        purity=codes.purity,
+        purities=dict(zip(names, codes.purities, strict=True)),
+        n=codes.n,
     )
 
 
 def _warnings(networks: Networks, request: ExportRequest) -> tuple[str, ...]:
     config = networks.config
     warnings = []
+    if networks.refused:
+        warnings.append(f"It cannot be asked by label, although it found categories of its own: {networks.refused}.")
     few = [f"{n} ({c})" for n, c in zip(config.class_names, config.class_counts, strict=True) if c < FEW]
     if few and networks.conditional:
         shown = ", ".join(few[:10]) + (", …" if len(few) > 10 else "")

@@ -56,11 +56,19 @@ def _opening(d: Description) -> str:
     height, width, channels = d.image.shape
     what = f"{height}×{width} {'colour' if channels == 3 else 'grey'} images"
     by = f" by class ({len(d.class_names)} classes)" if d.class_names else ""
+    found = ""
+    if d.codes is not None:
+        name, least = min(d.codes.purities.items(), key=lambda pair: pair[1])
+        found = (
+            f"\n\nIt learned without labels, and found {d.codes.categories} categories by itself. They got their "
+            f"labels afterwards, from {d.codes.n:,} training images: {d.codes.purity:.1%} of those lie in a category "
+            f"of their own label. Least pure are those of {_text(name)}: {least:.1%} of the images in them are of it."
+        )
     trained = sum(d.data.class_counts.values()) or d.data.split.get("train", 0)
     return (
         f"# {_text(d.identity.name)}\n\n"
         f"A generator of synthetic {what}{by}, trained on {trained:,} images of {_text(d.data.name)} with augmint's "
-        f"`{d.architecture.family}` family. Everything it makes is synthetic."
+        f"`{d.architecture.family}` family. Everything it makes is synthetic.{found}"
     )
 
 

@@ -15,8 +15,9 @@ from torch import nn
 from augmint.errors import TrainingError
 from export.graph import critic_graph, generator_graph, serialise
 from export.half import to_half
+from training.codes import CodeMap
 from training.config import TrainConfig
-from training.run import Run, load_critic, load_generator
+from training.run import Run, load_codes, load_critic, load_generator
 
 __all__ = ["Networks", "Precision", "Which", "load", "trace"]
 
@@ -29,7 +30,8 @@ class Networks:
     """What is exported of a run: networks in eval mode, float32, on the CPU.
 
     `step` is the checkpoint's, `written` its time in ISO 8601, `score` the validation score that chose it (None for
-    "last").
+    "last"). `codes` says which categories the labels are, where the generator found its own, or `refused` why it cannot
+    be asked by label all the same.
     """
 
     run: Run
@@ -39,6 +41,8 @@ class Networks:
     step: int
     written: str
     score: float | None
+    codes: CodeMap | None = None
+    refused: str = ""
 
     @property
     def conditional(self) -> bool:
@@ -63,7 +67,10 @@ def load(path: Path, which: Which) -> Networks:
             f"{run.checkpoint_path(which)} does not say its step and time; train anew.",
             code="training.checkpoint-damaged",
         ) from error
-    return Networks(run, config, generator, critic, step, written, None if score is None else float(score))
+    codes, refused = load_codes(run, which)
+    return Networks(
+        run, config, generator, critic, step, written, None if score is None else float(score), codes, refused
+    )
 
 
 def trace(networks: Networks, precision: Precision) -> dict[str, bytes]:

@@ -78,6 +78,8 @@ def train(request: TrainRequest, *, progress: bool | None = None) -> Run:
         conditional = family_type.conditional and not request.ignore_labels and len(data.class_names) > 1
         if conditional:
             data.require_images("train")
+        elif family_type.finds_categories and not request.ignore_labels:
+            reporter.say(f"family {request.family!r} learns without labels: they name its categories afterwards.")
         elif len(data.class_names) > 1 and not request.ignore_labels and not family_type.supervised:
             reporter.say(f"family {request.family!r} is unconditional: it ignores the {len(data.class_names)} labels.")
         elif family_type.supervised and request.ignore_labels:
@@ -108,6 +110,7 @@ def train(request: TrainRequest, *, progress: bool | None = None) -> Run:
             score_images=SCORE_IMAGES[-1],
             checkpoint_every=1,
             tensorboard=request.tensorboard,
+            ignore_labels=request.ignore_labels,
         )
         draft.make_family()  # the family's own checks
         if family_type.supervised and draft.critic_classes:

@@ -113,6 +113,8 @@ class TrainConfig:
     """Fakes that an evaluation draws, in all classes together."""
     checkpoint_every: Count
     tensorboard: bool
+    ignore_labels: bool = False
+    """Whether even categories that the generator found by itself are to stay without labels."""
 
     @property
     def num_classes(self) -> int:

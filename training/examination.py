@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from augmint.latents import latents
 from evaluation.arrays import evenly
-from evaluation.selection import SelectionScore
+from evaluation.selection import Score, SelectionScore
 from training.averaging import CALIBRATION_IMAGES, calibration_batches, recalibrate_batch_norm
+from training.codes import CodeMap
 from training.config import TrainConfig
 from training.families.base import Family, FamilyOptions
-from training.health import check_collapse, check_leaks
+from training.health import FAITHFUL, check_collapse, check_faithful, check_leaks
 from training.randomness import seed_of
 from training.run import Alarm
 
@@ -30,6 +31,9 @@ __all__ = ["Examination", "Examiner", "images_an_examination", "render"]
 SHEET_SEED = 0
 SCORE_SEED = 1
 _CHUNK = 250
+_SORTED = 20_000  # Training images that say which label a category is, at most.
+_SURE = 0.95  # Agreement on the score's images from which on a class's labels are not looked at again …
+_LOOK_AGAIN = 200  # … and how many more images of it are, otherwise.
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Examiner:
         for a critic that classifies."""
         self.config = config
         self.scorer = scorer
+        self.images, self.labels = images, labels
         self.family: Family[FamilyOptions] = config.make_family()
         # Enough reals to compare with: of each class, or of all images where the generator knows no classes.
         if config.num_classes:
@@ -84,6 +89,7 @@ class Examiner:
         fakes, fake_labels = self._render_each(generator, per_class=_per_class(config), seed=SCORE_SEED)
         score = self.scorer.score(fakes, fake_labels if config.num_classes else None)
         alarms = self._alarms(_to_float(fakes), torch.from_numpy(fake_labels), step)
+        alarms += self._unfaithful(generator, score, step)
         return Examination(
             step=step,
             score=score.value,
@@ -106,6 +112,23 @@ class Examiner:
         critic.train(training)
         right = torch.cat(found) == labels
         return float(torch.stack([right[labels == c].float().mean() for c in labels.unique()]).mean())
+
+    @torch.no_grad()
+    def codes(self, critic: nn.Module) -> CodeMap | None:
+        """Which label each category is that the critic sorts the training images into; None where it sorts none, or
+        nobody wants labels."""
+        config, family = self.config, self.family
+        if not family.finds_categories or config.ignore_labels or len(config.class_names) < 2:
+            return None
+        some = evenly(len(self.images), _SORTED)
+        device, training = next(critic.parameters()).device, critic.training
+        critic.eval()
+        found = [
+            family.categories_of(critic, _to_float(self.images[some[start : start + _CHUNK]]).to(device)).cpu()
+            for start in range(0, len(some), _CHUNK)
+        ]
+        critic.train(training)
+        return CodeMap.fit(torch.cat(found).numpy(), self.labels[some], family.categories, len(config.class_names))
 
     def _render_each(
         self, generator: nn.Module, *, per_class: int, seed: int
@@ -139,6 +162,34 @@ class Examiner:
                 "for example --set cutout=0 or --set translation=0.05."
             )
             alarms.append((kind, Alarm("leaking", step, message)))
+        return alarms
+
+    def _unfaithful(self, generator: nn.Module, score: Score, step: int) -> list[tuple[str, Alarm]]:
+        """Alarms for classes whose samples are not recognised as theirs. Labels come late in a training."""
+        config = self.config
+        if not config.num_classes or step < max(config.steps * 3 // 4, 200):
+            return []
+        agreement = {name: float(row.get("label agreement", 1.0)) for name, row in score.per_class.items()}
+        doubtful = [c for c, name in enumerate(config.class_names) if agreement.get(name, 1.0) < _SURE]
+        if not doubtful:
+            return []
+        # The score's few images of a class would raise false alarms by chance: look again, at others.
+        count = max(_per_class(config), min(_LOOK_AGAIN, 2000 // len(doubtful)))
+        labels = np.repeat(np.array(doubtful), count)
+        indices = np.tile(np.arange(count) + _per_class(config), len(doubtful))
+        fakes = render(generator, labels, SCORE_SEED, indices, config.options.latent_dim)
+        recognised = self.scorer.recognised(fakes)
+        assert recognised is not None, "there was an agreement"
+        alarms = []
+        names = config.class_names
+        for name, share in check_faithful(torch.from_numpy(labels), torch.from_numpy(recognised), names).items():
+            message = (
+                f"of {count} samples of class {name!r} ({config.class_counts[names.index(name)]} training images) only "
+                f"{share:.0%} are recognised as it, by a classifier of the training images, where {FAITHFUL:.0%} is "
+                "the least to train others on: train longer, keep --set class_power=0, add images, or ask for quality "
+                '"labels", which leaves the others out.'
+            )
+            alarms.append((name, Alarm("unfaithful", step, message)))
         return alarms
 
 

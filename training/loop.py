@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 from augmint.errors import TrainingError
+from training.codes import CodeMap
 from training.config import TrainConfig
 from training.examination import Examiner
 from training.health import LossWatch, few_images
@@ -97,6 +98,7 @@ def train_loop(
     journal = Journal(run, reporter, step=trainer.step)
     began = time.monotonic() - memory.seconds
     numbers: dict[str, float] = {}
+    codes: tuple[int, CodeMap | None] = (-1, None)  # as of which step
     if prepared:
         reporter.say("prepared: " + ", ".join(f"{name} {value:.4g}" for name, value in prepared.items()))
         run.append_metrics({"step": 0, "kind": "prepared", **prepared})
@@ -109,10 +111,16 @@ def train_loop(
 
     def save(state: dict[str, Any]) -> None:
         memory.seconds = round(time.monotonic() - began, 3)
-        run.save_checkpoint("last", {"state": state, "good": good, "memory": memory.state()})
+        content = {"state": state, "good": good, "memory": memory.state()}
+        step, found = codes
+        if step == trainer.step and found is not None:
+            content["codes"] = found.as_dict()
+        run.save_checkpoint("last", content)
 
     def examine() -> None:
+        nonlocal codes
         examination = examiner.examine(trainer.average, step=trainer.step)
+        codes = trainer.step, examiner.codes(trainer.critic.module)
         for about, alarm in examination.alarms:
             for new in memory.watch.once(alarm, about=about):
                 _raise_alarm(memory, reporter, new)
@@ -121,6 +129,8 @@ def train_loop(
             score, details = -measure, {**details, "convergence": measure, "validation score": score}
         elif (accuracy := examiner.accuracy(trainer.critic.module)) is not None:
             score, details = accuracy, {**details, "accuracy": accuracy, "validation score": score}
+        if (found := codes[1]) is not None:
+            details = {**details, "purity": found.purity}
         if memory.best is None or score > memory.best.score:
             memory.best = Best(examination.step, score, details)
             run.save_checkpoint(
@@ -130,6 +140,7 @@ def train_loop(
                     "score": score,
                     "generator": examination.generator.state_dict(),
                     "critic": trainer.state()["critic"],
+                    "codes": found and found.as_dict(),
                 },
             )
         journal.examined(replace(examination, score=score, details=details))

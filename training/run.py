@@ -25,7 +25,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal, Self
@@ -37,12 +37,14 @@ from torch import Tensor, nn
 from augmint.errors import TrainingError
 from augmint.images import synthetic_sheet_png
 from training.averaging import calibration_batches, recalibrate_batch_norm
+from training.codes import CodeMap
 from training.config import TrainConfig
+from training.families import family
 
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["Alarm", "Best", "Run", "State", "Status", "load_critic", "load_generator", "weights_digest"]
+__all__ = ["Alarm", "Best", "Run", "State", "Status", "load_codes", "load_critic", "load_generator", "weights_digest"]
 
 State = Literal["running", "stopped", "finished", "failed"]
 Which = Literal["best", "last"]
@@ -257,27 +259,55 @@ def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object])
 # -- for export ----------------------------------------------------------------------------------------------------
 
 
-def load_generator(run: Run | str | Path, which: Which = "best") -> tuple[nn.Module, TrainConfig]:
+def load_generator(
+    run: Run | str | Path, which: Which = "best", *, by_label: bool = True
+) -> tuple[nn.Module, TrainConfig]:
     """The averaged generator in eval mode on the CPU, and the run's configuration.
 
     `forward(latent float32 [N, Z], label int64 [N] | None) -> float32 [N, C, H, W] in [-1, 1]`; the label is left out
     when `config.num_classes == 0`. Batch-norm statistics are recalibrated already. "last" is the newest checkpoint.
+    A generator that found its categories without labels takes labels where `load_codes` knows which category each is;
+    `config.conditional` is then true, and with `by_label=False` it is loaded as it was trained.
     """
-    return _load(run, which, "generator")
+    return _load(run, which, "generator", by_label)
 
 
-def load_critic(run: Run | str | Path, which: Which = "best") -> tuple[nn.Module, TrainConfig]:
+def load_critic(
+    run: Run | str | Path, which: Which = "best", *, by_label: bool = True
+) -> tuple[nn.Module, TrainConfig]:
     """The critic of the same step, in eval mode: `forward(image, label | None) -> float32 [N]`, larger is more real."""
-    return _load(run, which, "critic")
+    return _load(run, which, "critic", by_label)
 
 
-def _load(run: Run | str | Path, which: Which, part: Literal["generator", "critic"]) -> tuple[nn.Module, TrainConfig]:
+def load_codes(run: Run | str | Path, which: Which = "best") -> tuple[CodeMap | None, str]:
+    """Which categories each label is, for a generator that found its categories without labels.
+
+    None where it cannot be asked by label, and as half a sentence why: "" for families that find no categories, for
+    data without classes, and where labels were to be ignored.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    return _codes(run.config, run.load_checkpoint(which))
+
+
+def _codes(config: TrainConfig, state: Mapping[str, Any]) -> tuple[CodeMap | None, str]:
+    if not family(config.family).finds_categories or config.ignore_labels or len(config.class_names) < 2:
+        return None, ""
+    if state.get("codes") is None:
+        return None, "this checkpoint was written between two examinations, which find out what its categories are"
+    codes = CodeMap.from_dict(state["codes"])
+    refusal = codes.refusal(config.class_names)
+    return (None, refusal) if refusal else (codes, "")
+
+
+def _load(
+    run: Run | str | Path, which: Which, part: Literal["generator", "critic"], by_label: bool
+) -> tuple[nn.Module, TrainConfig]:
     run = run if isinstance(run, Run) else Run.open(run)
     config = run.config
     state = run.load_checkpoint(which)
-    family = config.make_family()
+    recipe = config.make_family()
     with torch.random.fork_rng(devices=[]):
-        module = family.generator() if part == "generator" else family.critic()
+        module = recipe.generator() if part == "generator" else recipe.critic()
     weights = state["state"]["average" if part == "generator" else "critic"] if which == "last" else state[part]
     try:
         module.load_state_dict(weights)
@@ -290,6 +320,9 @@ def _load(run: Run | str | Path, which: Which, part: Literal["generator", "criti
     if part == "generator" and which == "last":
         # The best checkpoint was calibrated when it was evaluated.
         module = recalibrate_batch_norm(module, calibration_batches(config.options.latent_dim, config.num_classes))
+    if by_label and (codes := _codes(config, state)[0]) is not None:
+        labelled = recipe.generator_by_label if part == "generator" else recipe.critic_by_label
+        module, config = labelled(module, torch.from_numpy(codes.members)), replace(config, conditional=True)
     return module.eval().requires_grad_(False), config
 
 

@@ -113,6 +113,9 @@ class Family(ABC, Generic[OptionsT]):
     logistic: ClassVar[bool] = True
     """Whether the discriminator's loss near 0 means that it tells reals from fakes with certainty, as a logistic loss
     does: the health check then warns."""
+    finds_categories: ClassVar[bool] = False
+    """True: sorts images into categories of its own without labels, and `categories` and the three methods after it
+    are there. Which label each category is, is found after training (`training/codes.py`)."""
     Options: ClassVar[type[FamilyOptions]]
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {}
     """Sets of options by name, beside the paper's, which are the defaults: what `--preset` chooses from, and `--set`
@@ -182,6 +185,26 @@ class Family(ABC, Generic[OptionsT]):
         """For `supervised` families: the labels that the critic may learn from, int64 [N], -1 for the rest, of all
         training images uint8 [N, C, H, W] with `labels` int64 [N], -1 where there is none. By default all there are."""
         return labels
+
+    # -- categories of its own -------------------------------------------------------------------------------------
+
+    @property
+    def categories(self) -> int:
+        """How many there are."""
+        raise NotImplementedError(f"family {self.name!r} finds no categories")
+
+    def categories_of(self, critic: nn.Module, images: Tensor) -> Tensor:
+        """The category that the critic puts each image into, float32 [N, C, H, W] in [-1, 1] -> int64 [N]."""
+        raise NotImplementedError(f"family {self.name!r} finds no categories")
+
+    def generator_by_label(self, generator: nn.Module, members: Tensor) -> nn.Module:
+        """A generator that takes labels, of one that takes none: `members` bool [L, K] says which of the K categories
+        are those of each label."""
+        raise NotImplementedError(f"family {self.name!r} finds no categories")
+
+    def critic_by_label(self, critic: nn.Module, members: Tensor) -> nn.Module:
+        """A critic that takes labels, likewise: the larger, the more real as an image of that label."""
+        raise NotImplementedError(f"family {self.name!r} finds no categories")
 
     # -- losses ----------------------------------------------------------------------------------------------------
 
