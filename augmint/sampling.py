@@ -39,6 +39,7 @@ __all__ = [
     "form_of",
     "labelled_pngs",
     "marked_png",
+    "new_file",
     "write_samples",
 ]
 
@@ -170,7 +171,7 @@ def write_samples(
             sys.stdout.buffer.flush()
         else:
             data = _npz(samples) if form == "npz" else _png(samples)
-            with _new_file(Path(out)) as file:
+            with new_file(Path(out)) as file:
                 file.write(data)
     return delivery.written(out, form)
 
@@ -314,7 +315,7 @@ def _png(samples: Samples) -> bytes:
 
 
 @contextmanager
-def _new_file(out: Path) -> Iterator[Any]:
+def new_file(out: Path) -> Iterator[Any]:
     """A temporary file beside `out` that becomes `out` if the block ends well, and vanishes otherwise."""
     temporary = out.with_name(f".{out.name}.{secrets.token_hex(6)}")
     try:

@@ -37,6 +37,7 @@ def contact_sheet(
     columns: int | None = None,
     scale: int | None = None,
     counts: Sequence[int] | None = None,
+    notes: Sequence[str] | None = None,
 ) -> Image.Image:
     """Draw the first images of each class.
 
@@ -48,6 +49,7 @@ def contact_sheet(
         columns: images in a row; by default min(per_class, 16).
         scale: each pixel becomes scale×scale; by default images come to about 48 pixels' height. Never blurred.
         counts: a number to show under each name, such as the class's size; by default the images of it in `labels`.
+        notes: what to show there instead, in ASCII.
 
     Returns:
         A picture of mode "RGB". A class without images keeps its row.
@@ -59,14 +61,14 @@ def contact_sheet(
 
     named = bool(class_names)
     own = [np.flatnonzero(labels == k) for k in range(len(class_names))] if named else [np.arange(len(images))]
-    totals = [len(members) for members in own] if counts is None else list(counts)
+    totals = [f"{n:,}" for n in (map(len, own) if counts is None else counts)] if notes is None else list(notes)
     columns = min(columns, max(1, *(len(members) for members in own), 1))  # no wider than the fullest row
     rows = [max(1, math.ceil(min(len(members), per_class) / columns)) for members in own]
 
     font, small = _font(_TEXT), _font(_TEXT - 2)
     texts = [_printable(name, k) for k, name in enumerate(class_names)]
     text_w = max((math.ceil(font.getlength(text)) for text in texts), default=0)
-    text_w = max([text_w, *(math.ceil(small.getlength(f"{total:,}")) for total in totals)]) if named else 0
+    text_w = max([text_w, *(math.ceil(small.getlength(total)) for total in totals)]) if named else 0
     left = _MARGIN + (text_w + _MARGIN if named else 0)
     # A class's block is high enough for its name and its count.
     blocks = [max(row_count * cell_h, 2 * _TEXT + 4 if named else 0) + (_GAP if named else 0) for row_count in rows]
@@ -77,7 +79,7 @@ def contact_sheet(
     for k, members in enumerate(own):
         if named:
             draw.text((_MARGIN, top), texts[k], fill=_INK, font=font)
-            draw.text((_MARGIN, top + _TEXT + 2), f"{totals[k]:,}", fill=_PALE, font=small)
+            draw.text((_MARGIN, top + _TEXT + 2), totals[k], fill=_PALE, font=small)
         for position, i in enumerate(members[:per_class].tolist()):
             row, column = divmod(position, columns)
             big = images[i].repeat(scale, axis=0).repeat(scale, axis=1)

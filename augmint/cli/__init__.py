@@ -23,6 +23,7 @@ from augmint.cli.export import export
 from augmint.cli.families import families
 from augmint.cli.features import features
 from augmint.cli.inspect import inspect
+from augmint.cli.latent import latent
 from augmint.cli.rooms import explain_missing
 from augmint.cli.sample import sample
 from augmint.cli.serve import serve
@@ -152,7 +153,10 @@ for verb, lines in (
     (serve, ("augmint serve bundles/parts --port 3000", "augmint serve bundles --device cuda")),
     (sample, ("augmint sample bundles/parts --count scratch=200 --count good=50 --seed 7 --out samples",
               "augmint sample http://127.0.0.1:3000 --count scratch=16 --out sheet.png",
+              "augmint sample bundles/parts --count scratch=16 --edit size=+1.5 --out larger.png",
               "augmint sample bundles/plain --count 1000 --out - > samples.npz")),
+    (latent, ("augmint latent bundles/parts --out edits.png",
+              "augmint latent bundles/parts --label scratch --between 3 8 --out between.png")),
     (balance, ("augmint balance my-images http://127.0.0.1:3000 --out balanced",
                "augmint balance my-images bundles/parts --strategy scratch=500 --strategy dent=500 --out balanced",
                "augmint balance my-images bundles/parts --dry-run")),

@@ -42,6 +42,7 @@ def sample(
     """
     from augmint.cli.output import print_json, print_table, progress_bar, talk
     from augmint.cli.values import parse_counts, parse_edits
+    from augmint.latent_space import edit_text
     from augmint.sampling import form_of, write_samples
     from augmint.sources import open_source
 
@@ -76,4 +77,6 @@ def sample(
         print(f"seed             {written.seed}")
         print(f"bundle           {written.bundle} ({written.bundle_name})")
         print(f"reproducibility  {written.reproducibility}")
+        if written.edit:
+            print(f"edit             {edit_text(written.edit.items())}")
     written.raise_for_shortfall()
