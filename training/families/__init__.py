@@ -9,20 +9,28 @@ from __future__ import annotations
 from typing import Any, Final
 
 from augmint.errors import UsageError
+from training.families.acgan import Acgan
 from training.families.augment import Augment
 from training.families.base import Family
 from training.families.began import Began
+from training.families.cgan import Cgan
+from training.families.cnn import Cnn
 from training.families.dcgan import Dcgan
 from training.families.gan import Gan
+from training.families.infogan import Infogan
 from training.families.sgan import Sgan
 
 __all__ = ["DEFAULT", "FAMILIES", "family"]
 
 FAMILIES: Final[tuple[type[Family[Any]], ...]] = (
     Augment,
+    Acgan,
     Began,
+    Cgan,
+    Cnn,
     Dcgan,
     Gan,
+    Infogan,
     Sgan,
 )
 DEFAULT: Final = Augment.name
