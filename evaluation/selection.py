@@ -158,7 +158,7 @@ class SelectionScore:
             parts = _compare(self._pooled, features)
             details.update(parts)
             return Score(_round(_mean_of(parts)), details, {})
-        predicted = self._extractor.predict(fake_images) if isinstance(self._extractor, Classifier) else None
+        predicted = self.recognised(fake_images)
         per_class: dict[str, dict[str, float | int | str]] = {}
         for c, reference in self._of_class.items():
             of_class = fake_labels == c
@@ -180,6 +180,10 @@ class SelectionScore:
         if without:
             details["not scored"] = f"fewer than 2 real images: {', '.join(without)}"
         return Score(_round(float(np.mean([float(row["value"]) for row in per_class.values()]))), details, per_class)
+
+    def recognised(self, images: NDArray[np.uint8]) -> NDArray[np.int64] | None:
+        """The class that the classifier takes each of images uint8 [N, H, W, C] for; None where there is none."""
+        return self._extractor.predict(images) if isinstance(self._extractor, Classifier) else None
 
     def _reference(self, train: NDArray[np.uint8], validation: NDArray[np.uint8], enough: int, most: int) -> _Reference:
         alone = len(validation) >= enough

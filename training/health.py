@@ -15,7 +15,17 @@ from torch.nn import functional as F
 
 from training.run import Alarm
 
-__all__ = ["FEW_IMAGES", "LossWatch", "check_collapse", "check_leaks", "few_images", "grey_share", "mass_spread"]
+__all__ = [
+    "FAITHFUL",
+    "FEW_IMAGES",
+    "LossWatch",
+    "check_collapse",
+    "check_faithful",
+    "check_leaks",
+    "few_images",
+    "grey_share",
+    "mass_spread",
+]
 
 FEW_IMAGES = 50
 """A class with fewer training images than this is warned of (facts: under 50 to 100 a class)."""
@@ -24,6 +34,8 @@ SATURATED_LOSS = 0.05
 SATURATED_LOGS = 10
 COLLAPSED_DIVERSITY = 0.35
 LEAKED_SHARE = 0.3
+FAITHFUL = 0.9
+"""A class whose samples are recognised as it less often than this is warned of."""
 
 
 def few_images(class_names: Sequence[str], counts: Sequence[int]) -> list[Alarm]:
@@ -89,6 +101,15 @@ def check_collapse(
         if ratio < COLLAPSED_DIVERSITY:
             collapsed[name] = ratio
     return collapsed
+
+
+def check_faithful(labels: Tensor, recognised: Tensor, names: Sequence[str]) -> dict[str, float]:
+    """Classes of which too few samples are recognised as what was asked for: name -> share.
+
+    `labels` int64 [N] were asked for, `recognised` int64 [N] is what a classifier takes the samples for.
+    """
+    shares = {names[c]: float((recognised[labels == c] == c).float().mean()) for c in labels.unique().tolist()}
+    return {name: share for name, share in shares.items() if share < FAITHFUL}
 
 
 def check_leaks(

@@ -1,0 +1,293 @@
+"""Auxiliary classifier GAN: Odena, Olah & Shlens 2016, arXiv 1610.09585, and its normalised form, ReACGAN.
+
+The critic answers two questions, real or fake and which class, and the generator is paid for both (section 3). The
+networks and numbers are those of the paper's CIFAR-10 version (appendix A): transposed 5x5 convolutions in the
+generator, which takes the class as one-hot numbers beside the noise; six 3x3 convolutions with dropout, noise on the
+activations and batch norm in the discriminator. Where the appendix names several values that were searched over, the
+middle one is the default. Class logits go into the loss as they are: a softmax before the cross-entropy, as many clones
+have it, weakens it.
+
+Its known weakness: the classifier rewards images that are easy to classify, so classes lose variety, and its gradient
+explodes early (Kang et al. 2021, "Rebooting ACGAN: Auxiliary Classifier GANs with Stable Training", arXiv 2111.01118).
+`classifier="d2dce"` is that paper's remedy: features and class proxies on the unit sphere (section 3.2), and the
+data-to-data cross-entropy (section 3.3, equation 6), which sets each image's own proxy against the batch's images of
+other classes, with margins and a temperature; in the discriminator it is taken on reals alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+from torch.optim import Adam, Optimizer
+
+from training.diffaugment import AugmentPolicy, diff_augment
+from training.families.base import (
+    Batch,
+    Count,
+    Family,
+    FamilyOptions,
+    Losses,
+    Networks,
+    NonNegative,
+    Positive,
+    Share,
+)
+
+__all__ = ["Acgan", "AcganOptions", "d2d_cross_entropy"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcganOptions(FamilyOptions):
+    latent_dim: Count = 100  # appendix A: 110 inputs, 10 of them the class
+    batch: Count = 100  # appendix A
+    width: Count = 96  # channels of the generator's largest maps, doubled at each halving: 384, 192, 96; appendix A
+    critic_width: Count = 16  # channels of the first convolution; the others have 2 to 32 times as many; appendix A
+    dropout: Share = 0.5  # in the critic; appendix A
+    noise: NonNegative = 0.1  # standard deviation, on the critic's activations; appendix A searched 0, 0.1 and 0.2
+    critic_norm: Literal["batch", "spectral", "none"] = "batch"  # appendix A; ReACGAN has spectral
+    conditional_norm: bool = False  # class-conditional batch norm in the generator, as ReACGAN has it
+    classifier: Literal["softmax", "d2dce"] = "softmax"
+    class_weight: NonNegative = 1.0  # of the classifier's loss; section 3. ReACGAN's CIFAR-10: 0.5
+    fakes_weight: Share = 1.0  # how much of it the critic takes on fakes; section 3. ReACGAN: 0
+    embedding: Count = 512  # d2dce: dimensions of the sphere; ReACGAN's CIFAR-10 configuration
+    margin: Share = 0.98  # d2dce: m_p; m_n is 1 - m_p; ReACGAN's CIFAR-10 configuration
+    temperature: Positive = 0.5  # d2dce; ReACGAN's CIFAR-10 configuration
+    learning_rate: Positive = 2e-4  # appendix A searched 1e-4, 2e-4 and 3e-4
+    beta1: Share = 0.5  # appendix A
+    beta2: Share = 0.999  # appendix A
+    r1: NonNegative = 0.0  # weight of |∇D|² on reals (Mescheder et al. 2018, arXiv 1801.04406); not in the paper
+    r1_every: Count = 4  # lazily, as in StyleGAN2
+    translation: Share = 0.0  # DiffAugment (Zhao et al. 2020, arXiv 2006.10738); not in the paper
+    cutout: Share = 0.0
+    color: NonNegative = 0.0
+
+
+class Norm(nn.Module):
+    """Batch norm whose scale and shift are one pair for all, or a pair for each class."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=num_classes == 0)
+        self.modulation = nn.Embedding(num_classes, 2 * channels) if num_classes else None
+
+    def forward(self, x: Tensor, label: Tensor | None) -> Tensor:
+        x = self.norm(x)
+        if self.modulation is None:
+            return x
+        assert label is not None, "a conditional norm needs labels"
+        scale, shift = self.modulation(label)[:, :, None, None].chunk(2, 1)
+        return torch.addcmul(shift, x, 1 + scale)
+
+
+class Generator(nn.Module):
+    """latent [N, Z], label int64 [N] (None when unconditional) -> image [N, C, H, W] in [-1, 1]."""
+
+    def __init__(self, options: AcganOptions, image_shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__()
+        self.image_shape = image_shape
+        channels, height, width = image_shape
+        doublings = _doublings(height, width)
+        # A side that is no multiple of 2**doublings is made a little too long and cut.
+        inputs = options.width << (doublings - 1)
+        self.base = (inputs, -(-height >> doublings), -(-width >> doublings))
+        # One linear layer of the noise and the one-hot class: of the latter it picks a row.
+        self.project = nn.Linear(options.latent_dim, inputs * self.base[1] * self.base[2])
+        self.label = nn.Embedding(num_classes, self.project.out_features) if num_classes else None
+        norm_classes = num_classes if options.conditional_norm else 0
+        self.grow, self.norms = nn.ModuleList(), nn.ModuleList()
+        for _ in range(doublings - 1):
+            self.grow.append(nn.ConvTranspose2d(inputs, inputs // 2, 5, 2, 2, output_padding=1))
+            self.norms.append(Norm(inputs // 2, norm_classes))
+            inputs //= 2
+        self.to_image = nn.ConvTranspose2d(inputs, channels, 5, 2, 2, output_padding=1)
+        self.apply(_normal)
+
+    def forward(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
+        hidden = self.project(latent)
+        if self.label is not None:
+            assert label is not None, "a conditional generator needs labels"
+            hidden = hidden + self.label(label)
+        x = F.relu(hidden).view(-1, *self.base)
+        for grow, norm in zip(self.grow, self.norms, strict=True):
+            x = F.relu(norm(grow(x), label))
+        _, height, width = self.image_shape
+        return torch.tanh(self.to_image(x))[:, :, :height, :width]
+
+
+class Critic(nn.Module):
+    """image [N, C, H, W] in [-1, 1] -> realism logit [N], and class logits [N, K] where there are classes.
+
+    It is never told the class. With "d2dce" class logits are cosines over the temperature, and `forward(…,
+    features=True)` also returns the features [N, E] on the unit sphere.
+    """
+
+    def __init__(self, options: AcganOptions, image_shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__()
+        self.temperature = options.temperature
+        inputs, height, width = image_shape
+        layers: list[nn.Module] = []
+        for i in range(6):
+            outputs, stride = options.critic_width << i, 2 - i % 2
+            batch_norm = options.critic_norm == "batch" and i > 0
+            layers.append(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=not batch_norm))
+            layers += [nn.BatchNorm2d(outputs)] if batch_norm else []
+            layers += [Noise(options.noise)] if options.noise > 0 else []
+            layers += [nn.LeakyReLU(0.2)]  # appendix A
+            layers += [nn.Dropout(options.dropout)] if options.dropout > 0 else []
+            inputs, height, width = outputs, -(-height // stride), -(-width // stride)
+        self.layers = nn.Sequential(*layers)
+        flat = inputs * height * width
+        self.realism = nn.Linear(flat, 1)
+        on_sphere = options.classifier == "d2dce" and num_classes > 0
+        self.features = nn.Linear(flat, options.embedding) if on_sphere else None
+        self.classes = (
+            nn.Linear(options.embedding if on_sphere else flat, num_classes, bias=not on_sphere)
+            if num_classes
+            else None
+        )
+        if options.critic_norm == "batch":  # without it, signals that weights so small let through vanish
+            self.apply(_normal)
+        if options.critic_norm == "spectral":
+            for layer in list(self.modules()):
+                if isinstance(layer, nn.Conv2d | nn.Linear):
+                    spectral_norm(layer)
+
+    def forward(
+        self, image: Tensor, label: Tensor | None = None, features: bool = False
+    ) -> Tensor | tuple[Tensor, ...]:
+        hidden = self.layers(image).flatten(1)
+        realism = self.realism(hidden).squeeze(1)
+        if self.classes is None:
+            return realism
+        if self.features is None:
+            return realism, self.classes(hidden)
+        embedded = F.normalize(self.features(hidden))
+        logits = F.linear(embedded, F.normalize(self.classes.weight)) / self.temperature
+        return (realism, logits, embedded) if features else (realism, logits)
+
+
+class Noise(nn.Module):
+    """Normal noise while training, from torch's global generator as dropout's."""
+
+    def __init__(self, deviation: float) -> None:
+        super().__init__()
+        self.deviation = deviation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.deviation * torch.randn_like(x) if self.training else x
+
+
+def d2d_cross_entropy(cosines: Tensor, features: Tensor, label: Tensor, *, margin: float, temperature: float) -> Tensor:
+    """The data-to-data cross-entropy: Kang et al. 2021, equation 6; the mean over the batch.
+
+    Args:
+        cosines: of each image's features and its own class's proxy, [N].
+        features: on the unit sphere, [N, E].
+        label: int64 [N].
+        margin: m_p; an image nearer to its proxy than that is no longer drawn to it, and images of other classes whose
+            cosine is under m_n = 1 - m_p no longer repel it.
+        temperature: divides both.
+    """
+    pull = (cosines - margin).clamp(max=0) / temperature
+    push = (features @ features.T - (1 - margin)).clamp(min=0) / temperature
+    other = label[:, None] != label[None, :]
+    push = push.masked_fill(~other, -torch.inf)
+    # -log(e^pull / (e^pull + Σ e^push)); the pull is among the terms, so a batch of one class gives 0.
+    return (torch.logsumexp(torch.cat([pull[:, None], push], 1), 1) - pull).mean()
+
+
+class Acgan(Family[AcganOptions]):
+    name = "acgan"
+    summary = "auxiliary classifier GAN: the critic also names the class; ReACGAN's form as an option"
+    paper = "Odena, Olah & Shlens 2016, arXiv 1610.09585; Kang et al. 2021, arXiv 2111.01118"
+    conditional = True
+    Options: ClassVar[type[AcganOptions]] = AcganOptions
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {}
+
+    @classmethod
+    def narrower(cls, options: AcganOptions) -> tuple[AcganOptions, ...]:
+        return tuple(
+            replace(options, width=width, critic_width=min(options.critic_width, width // 4))
+            for width in (48, 32)
+            if width < options.width
+        )
+
+    def generator(self) -> nn.Module:
+        return Generator(self.options, self.image_shape, self.num_classes)
+
+    def critic(self) -> nn.Module:
+        return Critic(self.options, self.image_shape, self.num_classes)
+
+    def optimizers(self, networks: Networks) -> tuple[Optimizer, Optimizer]:
+        rate, betas = self.options.learning_rate, (self.options.beta1, self.options.beta2)
+        return (
+            Adam(networks.generator.parameters(), rate, betas, fused=True),
+            Adam(networks.critic.parameters(), rate, betas, fused=True),
+        )
+
+    def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        options = self.options
+        return diff_augment(images, AugmentPolicy(options.translation, options.cutout, options.color), generator)
+
+    def d_loss(self, critic: nn.Module, batch: Batch) -> Losses:
+        options = self.options
+        real_images = self.augment(batch.real, batch.random.generator("augment reals"))
+        fake_images = self.augment(batch.fake, batch.random.generator("augment fakes"))
+        lazy = options.r1 > 0 and batch.step % options.r1_every == 0
+        if lazy:
+            real_images = real_images.detach().requires_grad_(True)
+        # Two passes: reals and fakes in one batch would share batch norm's statistics and give themselves away.
+        real, real_class, accuracy = self._judge(critic, real_images, batch.label)
+        fake, fake_class, _ = self._judge(critic, fake_images, batch.label)
+        loss = F.softplus(-real).mean() + F.softplus(fake).mean()
+        numbers = {"d_real": real.detach().mean(), "d_fake": fake.detach().mean()}
+        if real_class is not None and fake_class is not None:
+            loss = loss + options.class_weight * (real_class + options.fakes_weight * fake_class)
+            numbers |= {"class_real": real_class.detach(), "class_fake": fake_class.detach(), "accuracy": accuracy}
+        if lazy:
+            (gradient,) = torch.autograd.grad(real.sum(), real_images, create_graph=True)
+            loss = loss + options.r1 * options.r1_every * gradient.square().sum((1, 2, 3)).mean()
+        return loss, numbers
+
+    def g_loss(self, networks: Networks, batch: Batch) -> Losses:
+        images = self.augment(batch.fake, batch.random.generator("augment for G"))
+        fake, fake_class, _ = self._judge(networks.critic, images, batch.label)
+        loss = F.softplus(-fake).mean()
+        return (loss if fake_class is None else loss + self.options.class_weight * fake_class), {}
+
+    def _judge(self, critic: nn.Module, images: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Realism logits [N], the classifier's loss (None without classes) and its accuracy."""
+        options = self.options
+        if label is None:
+            return critic(images), None, torch.zeros(())
+        if options.classifier == "softmax":
+            realism, logits = critic(images)
+            loss = F.cross_entropy(logits, label)
+        else:
+            realism, logits, features = critic(images, features=True)
+            cosines = logits.gather(1, label[:, None]).squeeze(1) * options.temperature
+            loss = d2d_cross_entropy(cosines, features, label, margin=options.margin, temperature=options.temperature)
+        return realism, loss, (logits.argmax(1) == label).float().mean()
+
+
+def _doublings(height: int, width: int) -> int:
+    """Doublings from a base whose shorter side is 4 to 7: 28 -> 7 (2), 32 -> 4 (3), 64 -> 4 (4)."""
+    count = 1
+    while -(-min(height, width) >> count) > 7:
+        count += 1
+    return count
+
+
+def _normal(module: nn.Module) -> None:
+    """N(0, 0.02) for weights and 0 for biases (appendix A); batch norm's scale stays 1."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        bias = getattr(module, "bias", None)
+        if bias is not None:
+            nn.init.zeros_(bias)

@@ -1,0 +1,314 @@
+"""Conditional GAN: Mirza & Osindero 2014, "Conditional Generative Adversarial Nets", arXiv 1411.1784.
+
+The first GAN with the class joined to both networks' inputs (section 3.2), fully connected as in section 4.1: in the
+generator noise and class each have a hidden layer before one that joins them, in the discriminator image and class
+each have a layer of maxout units (Goodfellow et al. 2013, arXiv 1302.4389) before one that joins them. What the paper
+leaves open, the first weights and how long momentum grows, is as in `gan.py`, from Goodfellow et al.'s `mnist.yaml`.
+
+Two things differ from the paper's words and change no number of it. The bundle's latents are normal, so the generator
+first maps them to the uniform law on the unit cube, by the normal distribution function. Dropout is in both networks
+while training, as in the paper, and never when images are made for use: the exported generator is a function.
+
+On few images the fully connected networks lose the game: the discriminator learns the images by heart. `images=
+"convolutional"` keeps the paper's way of joining the class, hidden layers of their own and one that joins them, and
+puts convolutions between that and the pixels, in both networks; it is not in the paper, and preset `small` has it.
+
+Nothing in the loss asks for the class: a pair of image and class is judged as a whole, and the condition can be
+ignored. So the labels are to be measured, which `training/health.py` does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import SGD, Adam, Optimizer
+
+from augmint.errors import UsageError
+from training.diffaugment import AugmentPolicy, diff_augment
+from training.families.base import (
+    Batch,
+    Count,
+    Family,
+    FamilyOptions,
+    Losses,
+    Networks,
+    NonNegative,
+    Positive,
+    Share,
+)
+
+__all__ = ["Cgan", "CganOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CganOptions(FamilyOptions):
+    latent_dim: Count = 100  # section 4.1
+    batch: Count = 100  # section 4.1
+    latent_hidden: Count = 200  # of the noise, in the generator; section 4.1
+    label_hidden: Count = 1000  # of the class, in the generator; section 4.1
+    hidden: Count = 1200  # that joins both; section 4.1
+    maxout: Count = 240  # of the image, in the discriminator; section 4.1
+    label_maxout: Count = 50  # of the class, in the discriminator; section 4.1
+    joint_maxout: Count = 240  # section 4.1
+    pieces: Count = 5  # linear pieces a maxout unit; section 4.1
+    joint_pieces: Count = 4  # section 4.1
+    generator_dropout: Share = 0.5  # section 4.1: 0.5 in both networks
+    critic_dropout: Share = 0.5
+    optimizer: Literal["sgd", "adam"] = "sgd"  # section 4.1; adam is not in the paper
+    learning_rate: Positive = 0.1  # section 4.1
+    learning_rate_decay: Positive = 1.00004  # divides the rate after each step, down to 1e-6; section 4.1
+    momentum: Share = 0.5  # at the start; section 4.1
+    final_momentum: Share = 0.7  # section 4.1; reached after `momentum_steps`, which mnist.yaml has
+    momentum_steps: Count = 125_000
+    generator_init: Positive = 0.05  # weights uniform in ±0.05; mnist.yaml
+    critic_init: Positive = 0.005  # mnist.yaml
+    # None of what follows is in the paper.
+    images: Literal["maxout", "convolutional"] = "maxout"  # what lies between the joint layer and the pixels
+    width: Count = 64  # convolutional: channels of the generator's smallest maps, halved at each doubling
+    critic_width: Count = 64  # convolutional: channels of the critic's smallest maps, halved towards the image
+    beta1: Share = 0.0  # adam
+    beta2: Share = 0.99
+    r1: NonNegative = 0.0  # weight of |∇D|² on reals (Mescheder et al. 2018, arXiv 1801.04406), averaged over time
+    r1_every: Count = 4  # lazily, as in StyleGAN2
+    translation: Share = 0.0  # DiffAugment (Zhao et al. 2020, arXiv 2006.10738)
+    cutout: Share = 0.0
+    color: NonNegative = 0.0
+
+
+class Generator(nn.Module):
+    """latent [N, Z], label int64 [N] (None when unconditional) -> image [N, C, H, W] in [-1, 1]."""
+
+    def __init__(self, options: CganOptions, image_shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__()
+        self.image_shape = image_shape
+        self.latent_hidden = nn.Linear(options.latent_dim, options.latent_hidden)
+        # A linear layer of a one-hot class is its row of a table; the bias is one of the row.
+        self.label_hidden = nn.Embedding(num_classes, options.label_hidden) if num_classes else None
+        joined = options.latent_hidden + (options.label_hidden if num_classes else 0)
+        self.dropout = nn.Dropout(options.generator_dropout)
+        self.pixels: nn.Module
+        if options.images == "maxout":
+            self.hidden = nn.Linear(joined, options.hidden)
+            self.pixels = nn.Linear(options.hidden, math.prod(image_shape))
+            _uniform(self, options.generator_init)
+        else:
+            growing = Growing(options.width, image_shape)
+            self.hidden = nn.Linear(joined, math.prod(growing.base))
+            self.pixels = growing
+
+    def forward(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
+        noise = (1 + torch.erf(latent / math.sqrt(2))) / 2  # standard normal -> uniform in [0, 1]
+        hidden = self.latent_hidden(noise)
+        if self.label_hidden is not None:
+            assert label is not None, "a conditional generator needs labels"
+            hidden = torch.cat([hidden, self.label_hidden(label)], 1)
+        hidden = F.relu(self.hidden(self.dropout(F.relu(hidden))))
+        # The paper's images lie in [0, 1]; here, as for every family, in [-1, 1].
+        pixels = torch.sigmoid(self.pixels(self.dropout(hidden))) * 2 - 1
+        return pixels.view(-1, *self.image_shape)
+
+
+class Growing(nn.Module):
+    """Convolutions and bilinear doublings from small maps to an image's logits: [N, I] -> [N, C, H, W]."""
+
+    def __init__(self, width: int, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        channels, self.height, self.width = image_shape
+        doublings = 1
+        while -(-min(self.height, self.width) >> doublings) > 8:
+            doublings += 1
+        # A side that is no multiple of 2**doublings is made a little too long and cut.
+        self.base = (width, -(-self.height >> doublings), -(-self.width >> doublings))
+        layers: list[nn.Module] = []
+        for _ in range(doublings):
+            narrower = max(8, width // 2)
+            layers += [nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, narrower, 3, padding=1)]
+            layers += [nn.Upsample(scale_factor=2, mode="bilinear")]
+            width = narrower
+        layers += [nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)]
+        layers += [nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, channels, 3, padding=1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        image: Tensor = self.layers(hidden.view(-1, *self.base))
+        return image[:, :, : self.height, : self.width]
+
+
+class Maxout(nn.Module):
+    """max over `pieces` linear maps: [N, I] -> [N, O]."""
+
+    def __init__(self, inputs: int, outputs: int, pieces: int) -> None:
+        super().__init__()
+        self.pieces = pieces
+        self.linear = nn.Linear(inputs, outputs * pieces)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x).unflatten(1, (-1, self.pieces)).amax(2)
+
+
+class Critic(nn.Module):
+    """image [N, C, H, W] in [-1, 1], label int64 [N] (None when unconditional) -> realism logit [N]."""
+
+    def __init__(self, options: CganOptions, image_shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.image: nn.Module
+        if options.images == "maxout":
+            self.image = nn.Sequential(nn.Flatten(), Maxout(math.prod(image_shape), options.maxout, options.pieces))
+            outputs = options.maxout
+        else:
+            self.image, outputs = _shrinking(options.critic_width, image_shape)
+        self.label = Maxout(num_classes, options.label_maxout, options.pieces) if num_classes else None
+        joined = outputs + (options.label_maxout if num_classes else 0)
+        self.joint = Maxout(joined, options.joint_maxout, options.joint_pieces)
+        self.realism = nn.Linear(options.joint_maxout, 1)
+        self.dropout = nn.Dropout(options.critic_dropout)
+        if options.images == "maxout":
+            _uniform(self, options.critic_init)
+
+    def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
+        hidden = self.image((image + 1) / 2)
+        if self.label is not None:
+            assert label is not None, "a conditional critic needs labels"
+            hidden = torch.cat([hidden, self.label(F.one_hot(label, self.num_classes).to(hidden.dtype))], 1)
+        logit: Tensor = self.realism(self.dropout(self.joint(self.dropout(hidden))))
+        return logit.squeeze(1)
+
+
+def _shrinking(widest: int, image_shape: tuple[int, int, int]) -> tuple[nn.Module, int]:
+    """Strided convolutions down to sides of 4 or less, flat, and how many numbers come out."""
+    inputs, height, width = image_shape
+    halvings = 1
+    while -(-min(height, width) >> halvings) > 4:
+        halvings += 1
+    layers: list[nn.Module] = []
+    for left in reversed(range(halvings)):
+        # 3x3 where a 4x4 would drop the last row of an odd side.
+        kernel = 4 if height % 2 == 0 and width % 2 == 0 else 3
+        layers += [nn.Conv2d(inputs, max(8, widest >> left), kernel, 2, 1), nn.LeakyReLU(0.2)]
+        inputs, height, width = max(8, widest >> left), -(-height // 2), -(-width // 2)
+    return nn.Sequential(*layers, nn.Flatten()), inputs * height * width
+
+
+class Cgan(Family[CganOptions]):
+    name = "cgan"
+    summary = "conditional GAN: the class joined to the inputs, fully connected, small images"
+    paper = "Mirza & Osindero 2014, arXiv 1411.1784"
+    conditional = True
+    Options: ClassVar[type[CganOptions]] = CganOptions
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        # For minutes on a CPU and some thousand images of 28 to 64 pixels. Where it leaves the paper it has the numbers
+        # with which `augment` was found to work; docs/log.md has the trials.
+        "small": {
+            "images": "convolutional",
+            "batch": 32,
+            "share_fakes": True,
+            "latent_dim": 64,
+            "latent_hidden": 64,
+            "label_hidden": 64,
+            "joint_maxout": 64,
+            "generator_dropout": 0.0,
+            "critic_dropout": 0.0,
+            "optimizer": "adam",
+            "learning_rate": 1e-3,
+            "learning_rate_decay": 1.0,
+            "r1": 0.005,
+            "ema_half_life": 20_000.0,
+            "ema_ramp": 0.25,
+            "translation": 0.04,
+        },
+    }
+
+    @classmethod
+    def check_shape(cls, image_shape: tuple[int, int, int]) -> None:
+        super().check_shape(image_shape)
+        channels, height, width = image_shape
+        if channels * height * width > 64 * 64 * 3:
+            raise UsageError(
+                f"family 'cgan' is fully connected and too large for {height}x{width} pixels with {channels} "
+                "channels: choose --resolution 32, or --family augment."
+            )
+
+    @classmethod
+    def narrower(cls, options: CganOptions) -> tuple[CganOptions, ...]:
+        if options.images == "convolutional":
+            widths = (width for width in (48, 32) if width < options.width)
+            return tuple(
+                replace(options, width=width, critic_width=min(options.critic_width, width)) for width in widths
+            )
+        hidden = (width for width in (600, 300) if width < options.hidden)
+        return tuple(
+            replace(
+                options,
+                hidden=width,
+                label_hidden=min(options.label_hidden, width // 2),
+                maxout=min(options.maxout, width // 5),
+                joint_maxout=min(options.joint_maxout, width // 5),
+            )
+            for width in hidden
+        )
+
+    def generator(self) -> nn.Module:
+        return Generator(self.options, self.image_shape, self.num_classes)
+
+    def critic(self) -> nn.Module:
+        return Critic(self.options, self.image_shape, self.num_classes)
+
+    def optimizers(self, networks: Networks) -> tuple[Optimizer, Optimizer]:
+        options = self.options
+
+        def of(network: nn.Module) -> Optimizer:
+            if options.optimizer == "adam":
+                return Adam(network.parameters(), options.learning_rate, (options.beta1, options.beta2), fused=True)
+            return SGD(network.parameters(), options.learning_rate, options.momentum)
+
+        return of(networks.generator), of(networks.critic)
+
+    def schedule(self, generator: Optimizer, critic: Optimizer, step: int, steps: int) -> None:
+        options = self.options
+        rate = max(options.learning_rate / options.learning_rate_decay**step, 1e-6)
+        progress = min(1.0, step / options.momentum_steps)
+        momentum = options.momentum + progress * (options.final_momentum - options.momentum)
+        for group in (*generator.param_groups, *critic.param_groups):
+            group["lr"] = rate
+            if "momentum" in group:
+                group["momentum"] = momentum
+
+    def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        options = self.options
+        return diff_augment(images, AugmentPolicy(options.translation, options.cutout, options.color), generator)
+
+    def d_loss(self, critic: nn.Module, batch: Batch) -> Losses:
+        options = self.options
+        real_images = self.augment(batch.real, batch.random.generator("augment reals"))
+        fake_images = self.augment(batch.fake, batch.random.generator("augment fakes"))
+        lazy = options.r1 > 0 and batch.step % options.r1_every == 0
+        if lazy:
+            real_images = real_images.detach().requires_grad_(True)
+        # One pass over both is safe: this critic has no batch statistics.
+        labels = None if batch.label is None else batch.label.repeat(2)
+        real, fake = critic(torch.cat([real_images, fake_images]), labels).chunk(2)
+        loss = F.softplus(-real).mean() + F.softplus(fake).mean()
+        if lazy:
+            (gradient,) = torch.autograd.grad(real.sum(), real_images, create_graph=True)
+            loss = loss + options.r1 * options.r1_every * gradient.square().sum((1, 2, 3)).mean()
+        return loss, {"d_real": real.detach().mean(), "d_fake": fake.detach().mean()}
+
+    def g_loss(self, networks: Networks, batch: Batch) -> Losses:
+        fake = self.augment(batch.fake, batch.random.generator("augment for G"))
+        return F.softplus(-networks.critic(fake, batch.label)).mean(), {}
+
+
+def _uniform(module: nn.Module, limit: float) -> None:
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.uniform_(layer.weight, -limit, limit)
+            nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.Embedding):
+            nn.init.uniform_(layer.weight, -limit, limit)
