@@ -15,6 +15,7 @@ from training.families.base import Family
 from training.families.began import Began
 from training.families.cgan import Cgan
 from training.families.cnn import Cnn
+from training.families.cnn import Cnn
 from training.families.dcgan import Dcgan
 from training.families.gan import Gan
 from training.families.infogan import Infogan
@@ -27,6 +28,7 @@ FAMILIES: Final[tuple[type[Family[Any]], ...]] = (
     Acgan,
     Began,
     Cgan,
+    Cnn,
     Cnn,
     Dcgan,
     Gan,
