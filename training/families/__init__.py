@@ -15,7 +15,6 @@ from training.families.base import Family
 from training.families.began import Began
 from training.families.cgan import Cgan
 from training.families.cnn import Cnn
-from training.families.cnn import Cnn
 from training.families.dcgan import Dcgan
 from training.families.gan import Gan
 from training.families.infogan import Infogan
@@ -28,7 +27,6 @@ FAMILIES: Final[tuple[type[Family[Any]], ...]] = (
     Acgan,
     Began,
     Cgan,
-    Cnn,
     Cnn,
     Dcgan,
     Gan,
