@@ -246,8 +246,12 @@ def write_tiny_bundle(
     name: str | None = None,
     judged: bool = False,
     copies: bool = True,
+    edited: bool = True,
 ) -> Path:
-    """Write a bundle that opens, and return its path; `judged` ones have a critic and, if conditional, a classifier."""
+    """Write a bundle that opens, and return its path; `judged` ones have a critic and, if conditional, a classifier.
+
+    `edited` ones offer edits, whose directions mean nothing.
+    """
     import onnxruntime
     from PIL import Image as PillowImage
 
@@ -265,9 +269,10 @@ def write_tiny_bundle(
     (images,) = session.run(None, feeds)
     sheet = io.BytesIO()
     PillowImage.fromarray(images[0].squeeze()).save(sheet, "PNG")
-    edits, directions = tiny_edits()
-    files = {"directions.npy": directions}
-    description = description.model_copy(update={"edits": edits})
+    files: dict[str, bytes] = {}
+    if edited:
+        edits, files["directions.npy"] = tiny_edits()
+        description = description.model_copy(update={"edits": edits})
     if judged:
         parts, judges = tiny_judges(session, class_names, copies)
         description = description.model_copy(update=parts)
