@@ -57,7 +57,7 @@ def _drawn(images: NDArray[np.uint8]) -> NDArray[np.float64]:
     ground = np.median(border, axis=1)
     difference = np.abs(images - ground[:, None, None]).max(axis=3)
     share = difference / np.maximum(difference.max(axis=(1, 2), keepdims=True), 1.0)
-    return np.clip((share - _NOISE) / (1 - _NOISE), 0.0, 1.0)
+    return np.asarray(np.clip((share - _NOISE) / (1 - _NOISE), 0.0, 1.0))
 
 
 def _moments(drawn: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

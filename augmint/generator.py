@@ -269,9 +269,9 @@ class Generator:
             if label not in names:
                 shown = ", ".join(names[:20])
                 raise UnknownLabelError(f"unknown label {str(label)[:80]!r}: this bundle has {shown}.", labels=names)
-        label = np.array([names.index(label) for label in wanted], dtype=np.int64)
+        numbers = np.array([names.index(label) for label in wanted], dtype=np.int64)
         parts = [slice(start, start + _BATCH) for start in range(0, len(latent), _BATCH)]
-        images = [self.run(latent[rows], label[rows]) for rows in parts]
+        images = [self.run(latent[rows], numbers[rows]) for rows in parts]
         return np.concatenate([np.empty((0, *self.manifest.image.shape), dtype=np.uint8), *images])
 
     def interpolate(

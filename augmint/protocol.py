@@ -280,7 +280,7 @@ class Protocol:
 
     def _generate_call(self, piece: Request, info: BundleInfo) -> Call:
         total = piece.total
-        document = {
+        document: dict[str, Any] = {
             "bundle": info.name,
             "counts": dict(piece.counts) if piece.class_names else total,
             "seed": piece.seed if piece.seed < _JSON_SAFE else str(piece.seed),

@@ -35,8 +35,8 @@ __all__ = ["DIRECTIONS", "make_directions"]
 DIRECTIONS: Final = "directions.npy"
 
 _SEED: Final = 0x71_6A4  # of the images fitted to; the gate's are of the next: none that measure or show anything else
-_FIT: Final = (8, 2400)  # images: at least so many for each number of the latent, at most so many
-_HELD_OUT: Final = (100, 200)  # images of each step
+_FIT: Final = (4, 2400)  # images: at least so many for each number of the latent, at most so many
+_HELD_OUT: Final = (80, 200)  # images of each step
 _MOST_CLASSES: Final = 100
 _RIDGE: Final = 0.01  # of an image's share in the normal equations: latents have variance 1
 _LEAST_R2: Final = 0.1  # of the attribute's variance in other images: below it a step says little about any one of them
