@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["Layer", "trace", "weights_of"]
+__all__ = ["Layer", "holders", "trace", "weights_of"]
 
 
 @dataclass(eq=False)
 class Layer:
     """`name` is the module's path in the network; `output` what leaves it after `then`, such as ["LeakyReLU 0.2"];
-    `norms` are the modules among these that hold weights. `activated`: one of them is an activation."""
+    `norms` are the modules among these that hold weights. `activated`: one of them is an activation. `follows` is the
+    layer whose output it was given, if it was given one's alone."""
 
     name: str
     module: nn.Module
@@ -31,6 +32,7 @@ class Layer:
     then: list[str] = field(default_factory=list)
     norms: list[nn.Module] = field(default_factory=list)
     activated: bool = False
+    follows: Layer | None = None
 
     @property
     def parameters(self) -> int:
@@ -44,27 +46,26 @@ def trace(network: nn.Module, *inputs: Tensor | None) -> tuple[list[Layer], Any]
     """
     watch = _Watch()
     with ExitStack() as hooks, torch.no_grad():
-        for name, module in network.named_modules():
-            if weights_of(module):
-                hook = module.register_forward_hook(watch.used(name))
-                hooks.callback(hook.remove)
+        for name, module in holders(network):
+            hooks.callback(module.register_forward_hook(watch.used(name)).remove)
         with watch:
             answer = network(*inputs)
     return watch.layers, answer
 
 
+def holders(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that hold weights themselves, not through their parts, and their paths. What reparametrises a weight,
+    such as spectral normalisation, is part of the module whose weight it is."""
+    for name, module in network.named_modules():
+        if "parametrizations" not in name.split(".") and weights_of(module):
+            yield name, module
+
+
 def weights_of(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters that a module holds itself, not through its parts; those behind a parametrisation, such as
-    spectral normalisation, are its own."""
-    if type(module).__module__ == "torch.nn.utils.parametrize":
-        return []
-    own = list(module.parameters(recurse=False))
-    return own + [weight for part in _parametrised(module) for weight in part.parameters()]
-
-
-def _parametrised(module: nn.Module) -> Iterator[nn.Module]:
+    """A module's own parameters, and those behind its reparametrised ones."""
+    found = list(module.parameters(recurse=False))
     parts = getattr(module, "parametrizations", None)
-    return iter(parts.values()) if isinstance(parts, nn.ModuleDict) else iter(())
+    return found + (list(parts.parameters()) if isinstance(parts, nn.ModuleDict) else [])
 
 
 class _Watch(TorchFunctionMode):
@@ -84,7 +85,7 @@ class _Watch(TorchFunctionMode):
             if before is not None and isinstance(module, _NORMS):
                 before.norms.append(module)
                 return
-            layer = Layer(name, module, output)
+            layer = Layer(name, module, output, follows=before)
             self.layers.append(layer)
             self.origin[id(output)] = (output, layer)
 
@@ -94,10 +95,16 @@ class _Watch(TorchFunctionMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = function(*args, **(kwargs or {}))
-        given = args[0] if args else None
-        if not (isinstance(given, Tensor) and isinstance(result, Tensor)):
+        if not isinstance(result, Tensor):
             return result
-        _, layer = self.origin.get(id(given), (None, None))
+        if function in _SUMS:
+            # Of a sum of several layers' outputs, such as a residual's, the last layer's.
+            terms = [self.origin[id(term)][1] for term in args if id(term) in self.origin]
+            terms = [layer for layer in terms if layer.output.shape == result.shape]
+            if terms:
+                self.origin[id(result)] = (result, max(terms, key=self.layers.index))
+            return result
+        _, layer = self.origin.get(id(args[0]), (None, None)) if args else (None, None)
         if layer is None:
             return result
         if function in _RESHAPING:
@@ -128,6 +135,10 @@ _NORMS: Final = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 _RESHAPING: Final = frozenset(
     {torch.Tensor.flatten, torch.flatten, torch.Tensor.unflatten, torch.Tensor.view, torch.Tensor.reshape}
     | {torch.Tensor.contiguous, torch.Tensor.float}
+)
+_SUMS: Final = frozenset(
+    {torch.add, torch.mul, torch.addcmul, torch.Tensor.add, torch.Tensor.mul, torch.Tensor.__add__}
+    | {torch.Tensor.__radd__, torch.Tensor.__mul__, torch.Tensor.__rmul__}
 )
 _Says = Callable[[tuple[Any, ...], dict[str, Any]], str]
 _ACTIVATIONS: Final[dict[Any, _Says]] = {

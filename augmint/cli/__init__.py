@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from augmint.cli.balance import balance
 from augmint.cli.demo import demo
+from augmint.cli.describe import describe
 from augmint.cli.evaluate import evaluate
 from augmint.cli.export import export
 from augmint.cli.families import families
@@ -164,6 +165,8 @@ for verb, lines in (
                 "augmint evaluate http://127.0.0.1:3000 my-images --bundle parts --quick",
                 "augmint evaluate generated-images my-images --minority scratch --minority dent --json")),
     (families, ("augmint families --json",)),
+    (describe, ("augmint describe dcgan", "augmint describe augment --resolution 64 --channels 3",
+                "augmint describe acgan --preset small --classes 5 --out acgan.svg")),
     (features, ("augmint features runs/parts my-images --out features.npz",
                 "augmint features runs/parts my-images --split train --layer layers.0 --layer layers.2")),
     (demo, ("augmint demo --out demo-out",)),

@@ -10,6 +10,7 @@ import typer
 
 from augmint.cli.options import Json
 from augmint.cli.rooms import require
+from augmint.cli.values import parse_settings
 from augmint.errors import UsageError
 
 __all__ = ["train"]
@@ -108,7 +109,7 @@ def train(
         "threads": threads,
         "checkpoint_every": checkpoint_every,
         "evaluate_every": evaluate_every,
-        "settings": _settings(set_ or []) or None,
+        "settings": parse_settings(set_ or []) or None,
         "ignore_labels": ignore_labels or None,
         "skip_bad": skip_bad or None,
         "tensorboard": None if tensorboard else False,
@@ -140,18 +141,6 @@ def train(
         print_json({"run": str(run.path), **asdict(status)})
     else:
         print(run.path)
-
-
-def _settings(words: list[str]) -> dict[str, object]:
-    settings: dict[str, object] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not key:
-            raise UsageError(f"--set {word!r}: give KEY=VALUE, such as --set lr=0.0002.", code="usage.set")
-        if key in settings:
-            raise UsageError(f"--set names {key!r} twice: give it once.", code="usage.set")
-        settings[key] = value
-    return settings
 
 
 def _on_the_command_line(context: typer.Context, name: str) -> bool:

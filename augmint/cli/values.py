@@ -1,4 +1,4 @@
-"""How counts and strategies are written on the command line: label=number, as often as needed."""
+"""How counts, strategies and options are written on the command line: name=value, as often as needed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from augmint.errors import UsageError
 
-__all__ = ["parse_counts", "parse_strategy"]
+__all__ = ["parse_counts", "parse_settings", "parse_strategy"]
 
 
 def parse_counts(words: Sequence[str], option: str = "--count") -> dict[str, int] | int:
@@ -81,6 +81,23 @@ def parse_strategy(words: Sequence[str]) -> str | float | dict[str, int]:
         return float(words[0])
     except ValueError:
         return words[0].replace("-", " ")
+
+
+def parse_settings(words: Sequence[str]) -> dict[str, object]:
+    """The `--set key=value` of a family's options, values as text.
+
+    >>> parse_settings(["width=32", "head=two_logits"])
+    {'width': '32', 'head': 'two_logits'}
+    """
+    settings: dict[str, object] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set {word!r}: give KEY=VALUE, such as --set lr=0.0002.", code="usage.set")
+        if key in settings:
+            raise UsageError(f"--set names {key!r} twice: give it once.", code="usage.set")
+        settings[key] = value
+    return settings
 
 
 def _number(text: str, word: str, option: str) -> int:
