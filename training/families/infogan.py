@@ -207,6 +207,7 @@ class Infogan(Family[InfoganOptions]):
     paper = "Chen et al. 2016, arXiv 1606.03657"
     conditional = False
     finds_categories = True
+    logistic = False  # its loss holds what Q missed, too
     Options: ClassVar[type[InfoganOptions]] = InfoganOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {"small": _SMALL}
     enough_steps = 3000  # of the paper's form, whose authors take 5,000: with fewer, `narrower` finds classes sooner
@@ -305,13 +306,13 @@ def codes(latent: Tensor, categories: int) -> tuple[Tensor, Tensor]:
 def clustering_loss(logits: Tensor, warped: Tensor, balance: float) -> Tensor:
     """Hu et al. 2017: cross-entropy between an image's categories and its warp's, less the entropy of the shares.
 
-    Both are category logits [N, K]. The cross-entropy is the sum of their H(Y|X) and R_SAT.
+    Both are category logits [N, K]. The cross-entropy is the sum of their H(Y|X) and R_SAT. A constant makes 0 the least.
     """
     log_p, log_q = logits.log_softmax(1), warped.log_softmax(1)
     p = log_p.exp()
     shares = (p.mean(0) + log_q.exp().mean(0)) / 2
     entropy = -(shares * shares.clamp_min(1e-8).log()).sum()
-    return -(p * log_q).sum(1).mean() - balance * entropy
+    return -(p * log_q).sum(1).mean() + balance * (math.log(logits.shape[1]) - entropy)
 
 
 def _doublings(height: int, width: int) -> int:
