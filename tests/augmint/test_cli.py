@@ -32,8 +32,8 @@ from tests.augmint.fakeservice import FakeService, problem
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("cat", "dog", "été 10")
 VERBS = (
-    "inspect", "train", "export", "serve", "sample", "balance", "evaluate", "families", "describe", "features",
-    "demo",
+    "inspect", "train", "export", "serve", "sample", "latent", "balance", "evaluate", "families", "describe",
+    "features", "demo",
 )  # fmt: skip
 ROOMS = ("demo", "serve", "train", "export", "evaluate", "families", "describe", "features")
 """Verbs that import torch or start a server."""
