@@ -20,7 +20,8 @@ _AT_MOST: Final = 256
 class AccessLog:
     """For one event loop; `flush` at its end.
 
-    A line is: time, "access", client, method, path, status, images, bytes, milliseconds, request id, traceparent.
+    A line is: time, "access", client (a token's name, or an address), method, path, status, images, bytes,
+    milliseconds, request id, traceparent.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:

@@ -51,11 +51,13 @@ from augmint.quality import REASONS
 from augmint.samples import Request, Samples
 from augmint.selection import Selection
 from serving import accept, page, problems
+from serving.access import AccessError, Caller, Door
+from serving.access import Scope as TokenScope
 from serving.accesslog import AccessLog
 from serving.bundles import Served, open_bundles, threads_for
 from serving.codecs import CODEC_VERSION, FORMATS, Format, encode, encode_npy
 from serving.engine import Engine, Ticket
-from serving.limits import RateLimit
+from serving.limits import Quota, RateLimit
 from serving.metrics import Metrics
 from serving.openapi import document as openapi_document
 from serving.schema import BundleModel, parse_body
@@ -77,6 +79,9 @@ _INLINE_BYTES: Final = 32_768
 _WATCH_AFTER_S: Final = 0.02
 # Of a request under a quality, made and judged at once: bounds the memory for those that are not kept.
 _CANDIDATES: Final = 1024
+# What httptools would take of an address and of headers is unbounded; proxies commonly stop at 8 KiB each.
+_MOST_PATH: Final = 8192
+_MOST_HEADERS: Final = 32_768
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._~:+/=@-]{1,128}")
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -104,7 +109,18 @@ class Answer:
 class Exchange:
     """One request on its way to an answer."""
 
-    __slots__ = ("begun", "headers", "method", "params", "receive", "request_id", "scope", "send", "traceparent")
+    __slots__ = (
+        "begun",
+        "caller",
+        "headers",
+        "method",
+        "params",
+        "receive",
+        "request_id",
+        "scope",
+        "send",
+        "traceparent",
+    )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
@@ -121,6 +137,7 @@ class Exchange:
         trace = self.headers.get(b"traceparent", b"")
         self.traceparent = trace.decode() if _TRACEPARENT.fullmatch(trace) else "-"
         self.params: dict[str, str] = {}
+        self.caller = Caller(self.client)
 
     @property
     def client(self) -> str:
@@ -148,7 +165,11 @@ class Api:
         self._engine: Engine | None = None
         self._metrics = metrics
         self._access = AccessLog()
+        # Other pages may not even show our pictures, unless some are allowed to ask.
+        self._resource_policy = b"cross-origin" if settings.origins else b"same-origin"
         self._rate = RateLimit(settings.rate_images, settings.max_images)
+        self._quota = Quota(settings.workers)
+        self._door = Door(settings.tokens, open_to_all=not settings.auth, hosts=settings.hosts)
         self._encoders: ThreadPoolExecutor | None = None
         self._fixed: dict[str, dict[str, Handler]] = {
             "/v1/generate": {"POST": self._generate},
@@ -240,6 +261,10 @@ class Api:
         self._ready = True
         self._metrics.ready(True)
         if worker in (None, 1):
+            if self._door.local_only:
+                log.info("no tokens (AUGMINT_TOKENS): only this machine is answered")
+            elif not self._door.asks_for_tokens:
+                log.warning("AUGMINT_AUTH is off: everybody who reaches this service is answered")
             log.info("ready%s", f" at {url}" if (url := os.environ.get("AUGMINT_URL")) else "")
 
     def begin_draining(self) -> None:
@@ -273,7 +298,10 @@ class Api:
         exchange = Exchange(scope, receive, send)
         route = "-"
         try:
+            self._check(exchange)
             route, handler = self._route(exchange)
+            if (needed := _SCOPES.get(route, "generate")) is not None:
+                exchange.caller = self._door.admit(exchange.headers.get(b"authorization"), needed, exchange.client)
             answer = await handler(exchange)
         except _ClientGoneError:
             # Nobody reads this, but BentoML's timeout waits for the first byte of an answer, and shutting down for it.
@@ -285,6 +313,20 @@ class Api:
             answer = self._problem(exchange, ServiceError("", code="service.internal"))
         await self._answer(exchange, answer)
         self._log(exchange, route, answer.status, answer.images, len(answer.body))
+
+    def _check(self, exchange: Exchange) -> None:
+        """What holds for every request, whatever it asks for."""
+        scope = exchange.scope
+        if len(scope.get("raw_path", b"")) + len(scope.get("query_string", b"")) > _MOST_PATH:
+            raise RequestError(
+                f"the address is longer than {_MOST_PATH} bytes: shorten it.", code="request.uri-too-long"
+            )
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > _MOST_HEADERS:
+            raise RequestError(
+                f"the headers are longer than {_MOST_HEADERS} bytes: send fewer.", code="request.headers-too-large"
+            )
+        server = scope.get("server")
+        self._door.check_place(str(server[0]) if server else None, exchange.headers.get(b"host"))
 
     def _route(self, exchange: Exchange) -> tuple[str, Handler]:
         path: str = exchange.scope["path"]
@@ -310,6 +352,8 @@ class Api:
             (b"content-length", str(len(answer.body)).encode()),
             (b"x-request-id", exchange.request_id.encode()),
             (b"x-content-type-options", b"nosniff"),
+            (b"x-frame-options", b"DENY"),
+            (b"cross-origin-resource-policy", self._resource_policy),
             *answer.headers,
         ]
         if answer.status == 304:  # has neither a body nor a type of one
@@ -323,6 +367,8 @@ class Api:
         headers: Headers = [(b"cache-control", b"no-store")]
         if (wait := problems.retry_after_of(error)) is not None:
             headers.append((b"retry-after", wait))
+        if isinstance(error, AccessError) and error.challenge is not None:
+            headers.append((b"www-authenticate", error.challenge.encode()))
         if isinstance(error, _MethodError):
             headers.append((b"allow", ", ".join(error.allowed).encode()))
         if error.code in ("request.body-too-large", "service.draining"):
@@ -338,7 +384,7 @@ class Api:
             self._metrics.answered(route, status, seconds)
         if self.settings.access_log and route not in _QUIET:
             self._access.write(
-                exchange.client,
+                exchange.caller.name,
                 exchange.method,
                 exchange.scope.get("raw_path", b"-"),
                 status,
@@ -391,7 +437,8 @@ class Api:
             headers.append((b"etag", tag))
             if _matches(exchange.headers.get(b"if-none-match"), tag):
                 return Answer(304, b"", b"", headers)
-        self._rate.take(exchange.client, request.total)
+        self._rate.take(exchange.caller.name, request.total)
+        self._quota.take(exchange.caller.name, exchange.caller.images_per_day, request.total)
 
         made: NDArray[np.uint8] | Samples
         if request.quality:
@@ -429,7 +476,9 @@ class Api:
                 selection.add(candidates, images, reasons)
         finally:
             self._selecting -= 1
-            self._rate.charge(exchange.client, max(selection.examined - request.total, 0))
+            beyond = max(selection.examined - request.total, 0)
+            self._rate.charge(exchange.caller.name, beyond)
+            self._quota.charge(exchange.caller.name, beyond)
         return selection.samples(served.info)
 
     def _account(self, served: Served, request: Request, samples: Samples) -> Headers:
@@ -622,6 +671,15 @@ class Api:
         return _cacheable(exchange, JSON, _json(openapi_document()))
 
 
+# Route -> what a token must allow; None: nothing is given away there.
+_SCOPES: Final[dict[str, TokenScope | None]] = {
+    "/": None,
+    "/livez": None,
+    "/healthz": None,
+    "/readyz": None,
+    "/openapi.json": None,
+    "/metrics": "admin",
+}
 _QUIET: Final = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})
 _COUNTED_BY_ENGINE: Final = frozenset(
     {"service.queue-full", "service.draining", "service.deadline", "service.internal", "service.cancelled"}

@@ -1,4 +1,4 @@
-"""A limit on how many images a second one client may ask for: a token bucket per client, counted in images."""
+"""Limits on how many images one client may ask for: token buckets, counted in images."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Final
 
 from augmint.errors import UnavailableError
 
-__all__ = ["RateLimit"]
+__all__ = ["Quota", "RateLimit"]
 
+_DAY_S: Final = 86_400.0
 # A client may save up a minute's worth; clients are forgotten, least recent first, beyond so many.
 _WINDOW_S: Final = 60.0
 _MOST_CLIENTS: Final = 10_000
@@ -55,3 +56,41 @@ class RateLimit:
         if self._rate and client in self._clients:
             left, since = self._clients[client]
             self._clients[client] = (left - images, since)
+
+
+class Quota:
+    """Images a day for each token: a bucket that holds a day's worth and fills up over a day. It is kept in memory, in
+    each worker its share, so a restart fills it again. For one event loop.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._callers: dict[str, tuple[float, float]] = {}  # images left, as of when
+
+    def take(self, caller: str, per_day: int | None, images: int, now: float | None = None) -> None:
+        """Count a request.
+
+        Raises:
+            UnavailableError: it would exceed what is left; code "service.quota", with the seconds until it would not.
+        """
+        if per_day is None:
+            return
+        now = time.monotonic() if now is None else now
+        full = per_day / self._workers
+        left, since = self._callers.get(caller, (full, now))
+        left = min(full, left + (now - since) * full / _DAY_S)
+        allowed = left >= images
+        self._callers[caller] = (left - images if allowed else left, now)
+        if not allowed:
+            raise UnavailableError(
+                f"this token may have {per_day} images a day, and fewer than {images} are left of them: wait, or ask "
+                "for fewer.",
+                code="service.quota",
+                retry_after=(images - left) * _DAY_S / full,
+            )
+
+    def charge(self, caller: str, images: int) -> None:
+        """Count images that a request needed besides those it asked for."""
+        if caller in self._callers:
+            left, since = self._callers[caller]
+            self._callers[caller] = (left - images, since)

@@ -7,12 +7,16 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any, Final
 
-from serving.api import Api, Receive, Scope, Send
+from starlette.middleware.cors import CORSMiddleware
 
-__all__ = ["ApiMiddleware", "drain_on_signal", "log_to_stderr", "quiet_bentoml"]
+from serving.api import Api, Receive, Scope, Send
+from serving.openapi import HEADERS as EXPOSED
+
+__all__ = ["ApiMiddleware", "drain_on_signal", "log_to_stderr", "quiet_bentoml", "with_cors"]
 
 log = logging.getLogger("augmint")
 
@@ -23,7 +27,7 @@ BENTOML_PATHS: Final = frozenset({"/docs.json", "/schema.json"})
 class ApiMiddleware:
     """Hands requests to the API; BentoML's paths and the lifespan events pass through."""
 
-    def __init__(self, app: Any, *, api: Api) -> None:
+    def __init__(self, app: Any, *, api: Any) -> None:
         self.app = app
         self.api = api
 
@@ -32,6 +36,20 @@ class ApiMiddleware:
             await self.app(scope, receive, send)
         else:
             await self.api(scope, receive, send)
+
+
+def with_cors(api: Api, origins: Sequence[str]) -> Any:
+    """The API as pages of these origins may use it from a browser; the API itself where there are none."""
+    if not origins:
+        return api
+    return CORSMiddleware(
+        api,  # type: ignore[arg-type]  # Starlette's messages are MutableMapping, ours dict
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type", "If-None-Match", "X-Request-ID", "traceparent"],
+        expose_headers=["*"] if "*" in origins else list(EXPOSED),
+        max_age=600,
+    )
 
 
 def drain_on_signal(api: Api) -> None:

@@ -15,7 +15,7 @@ from serving.codecs import FORMATS
 from serving.problems import PROBLEMS
 from serving.schema import BundleDetail, BundleList, GenerateBody, ProblemModel
 
-__all__ = ["document"]
+__all__ = ["HEADERS", "document"]
 
 _REQUEST_ID: Final = {
     "name": "X-Request-ID",
@@ -43,7 +43,7 @@ _ACCEPT: Final = {
     "schema": {"type": "string"},
 }
 
-_HEADERS: Final[dict[str, tuple[str, str]]] = {
+HEADERS: Final[dict[str, tuple[str, str]]] = {
     "Augmint-Requested": ("integer", "images asked for"),
     "Augmint-Delivered": ("integer", "images in this answer"),
     "Augmint-Quality": ("string", "which images were kept; only where not all were"),
@@ -56,8 +56,13 @@ _HEADERS: Final[dict[str, tuple[str, str]]] = {
     "ETag": ("string", "only where the request named a seed"),
     "X-Request-ID": ("string", "the request's id"),
     "Retry-After": ("integer", "seconds to wait before trying again"),
+    "WWW-Authenticate": ("string", "what kind of token is asked for"),
     "Allow": ("string", "the methods that this address takes"),
 }
+
+
+# What any address may answer.
+_ALWAYS: Final = ("misdirected", "uri-too-long", "headers-too-large")
 
 
 @cache
@@ -152,10 +157,20 @@ def document() -> dict[str, Any]:
                 )
             },
         },
+        # Where the service was given tokens.
+        "security": [{}, {"token": []}],
         "components": {
+            "securitySchemes": {
+                "token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "made by `augmint token`; scopes: "
+                    "generate for everything under /v1, admin for /metrics",
+                }
+            },
             "schemas": schemas["$defs"],
             "headers": {
-                name: {"description": text, "schema": {"type": kind}} for name, (kind, text) in _HEADERS.items()
+                name: {"description": text, "schema": {"type": kind}} for name, (kind, text) in HEADERS.items()
             },
         },
     }
@@ -206,7 +221,11 @@ def _generate() -> dict[str, Any]:
                 "quality",
                 "edit",
                 "invalid",
+                *_ALWAYS,
+                "unauthorized",
+                "forbidden",
                 "rate",
+                "quota",
                 "internal",
                 "queue-full",
                 "not-ready",
@@ -241,7 +260,8 @@ def _get(
             "description": "The client has it already.",
             "headers": _headers("X-Request-ID", "ETag"),
         }
-    responses |= _errors(*errors, "internal", *(["not-ready"] if ready else []))
+    tokens = ("unauthorized", "forbidden") if tag == "bundles" or name == "getMetrics" else ("unauthorized",)
+    responses |= _errors(*errors, *_ALWAYS, *tokens, "internal", *(["not-ready"] if ready else []))
     return {
         "tags": [tag],
         "operationId": name,

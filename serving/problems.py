@@ -32,12 +32,17 @@ class Problem:
 
 # AugmintError.code -> what the client is told. Codes that are not here are our own fault.
 PROBLEMS: Final[dict[str, Problem]] = {
+    "service.unauthorized": Problem(401, "unauthorized", "The service asks for a token"),
+    "service.forbidden": Problem(403, "forbidden", "The token does not allow this"),
     "request.malformed": Problem(400, "malformed", "The request is not what HTTP or JSON allow"),
     "request.not-found": Problem(404, "not-found", "There is nothing at this address"),
     "request.unknown-bundle": Problem(404, "unknown-bundle", "The service does not have this bundle"),
     "request.method": Problem(405, "method-not-allowed", "This address does not take this method"),
     "request.not-acceptable": Problem(406, "not-acceptable", "No format that is accepted can be made"),
     "request.too-large": Problem(413, "too-many-images", "More images are asked for than one request may have"),
+    "request.uri-too-long": Problem(414, "uri-too-long", "The address is too long"),
+    "request.headers-too-large": Problem(431, "headers-too-large", "The request's headers are too long"),
+    "service.host": Problem(421, "misdirected", "The service does not go by this name"),
     "request.body-too-large": Problem(413, "body-too-large", "The request's body is too long"),
     "request.media-type": Problem(415, "unsupported-media", "The request's body must be JSON"),
     "request.unknown-label": Problem(422, "unknown-label", "The bundle does not have this label"),
@@ -45,6 +50,7 @@ PROBLEMS: Final[dict[str, Problem]] = {
     "request.edit": Problem(422, "edit", "The bundle cannot make this edit"),
     "request.invalid": Problem(422, "invalid", "The request asks for something that cannot be"),
     "service.rate": Problem(429, "rate", "This client asks for too many images a second"),
+    "service.quota": Problem(429, "quota", "This token has had its images of the day"),
     "service.internal": Problem(500, "internal", "The service failed"),
     "service.queue-full": Problem(503, "queue-full", "Too many images are waiting to be made"),
     "service.not-ready": Problem(503, "not-ready", "The service is not ready"),

@@ -12,12 +12,13 @@ import re
 import socket
 import sys
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from augmint.data.split import cache_folder
 from augmint.errors import ServiceError, UsageError
 from augmint.generator import Generator
+from serving.access import Door, is_loopback
 from serving.bundles import check_bundles, device_of_worker
 from serving.settings import Settings
 
@@ -36,6 +37,7 @@ class ServeRequest:
         port: TCP port.
         device: "auto", "cpu", "cuda" or "cuda:N".
         workers: processes.
+        tokens: the file of tokens that requests must carry.
     """
 
     bundles: tuple[Path, ...] = ()
@@ -43,6 +45,7 @@ class ServeRequest:
     port: int = 3000
     device: str | None = None
     workers: int | None = None
+    tokens: Path | None = None
 
 
 def serve(request: ServeRequest) -> int:
@@ -60,6 +63,11 @@ def serve(request: ServeRequest) -> int:
     for files in check_bundles(settings.bundles):
         Generator(files.path, device=device_of_worker(settings, 1), threads=1)
     _check_address(request.host, request.port)
+    if Door(settings.tokens, open_to_all=not settings.auth).local_only and not is_loopback(request.host):
+        raise UsageError(
+            f"--host {request.host} lets others in: make a token with `augmint token NAME --file tokens.json` and give "
+            "--tokens tokens.json, or set AUGMINT_AUTH=off where something else guards the service."
+        )
 
     root = Path(__file__).resolve().parent.parent
     environment = {
@@ -89,10 +97,11 @@ def _settings(request: ServeRequest) -> Settings:
         "AUGMINT_BUNDLES": os.pathsep.join(str(path) for path in request.bundles) or None,
         "AUGMINT_DEVICE": request.device,
         "AUGMINT_WORKERS": None if request.workers is None else str(request.workers),
+        "AUGMINT_TOKENS": None if request.tokens is None else str(request.tokens),
     }
     overrides = {name: value for name, value in given.items() if value is not None}
     settings = Settings.from_environment({**os.environ, **overrides})
-    return replace(settings, bundles=tuple(path.absolute() for path in settings.bundles))
+    return settings.absolute()
 
 
 def _check_address(host: str, port: int) -> None:

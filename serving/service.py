@@ -9,7 +9,6 @@ answer, and its metrics are labelled with raw paths. See docs/decisions/0005-own
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 
 import bentoml
 from bentoml import server_context
@@ -17,16 +16,16 @@ from bentoml import server_context
 from augmint.errors import AugmintError
 from serving.api import Api
 from serving.bundles import check_bundles
-from serving.middleware import ApiMiddleware, drain_on_signal, log_to_stderr, quiet_bentoml
+from serving.middleware import ApiMiddleware, drain_on_signal, log_to_stderr, quiet_bentoml, with_cors
 from serving.settings import Settings
 
 try:
     SETTINGS = Settings.from_environment()
     # Now, while the working directory is BentoML's --working-dir or the Bento's own: it may change later.
-    SETTINGS = replace(SETTINGS, bundles=tuple(path.absolute() for path in SETTINGS.bundles))
+    SETTINGS = SETTINGS.absolute()
+    API = Api(SETTINGS)
 except AugmintError as error:
     sys.exit(f"augmint: {error}")
-API = Api(SETTINGS)
 quiet_bentoml()
 
 
@@ -66,4 +65,4 @@ class AugmintService:
 
 
 # bentoml.service turns the class into a Service, which its annotations do not say.
-AugmintService.add_asgi_middleware(ApiMiddleware, api=API)  # type: ignore[attr-defined]
+AugmintService.add_asgi_middleware(ApiMiddleware, api=with_cors(API, SETTINGS.origins))  # type: ignore[attr-defined]

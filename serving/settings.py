@@ -8,8 +8,9 @@ Environment variables because that is what every way of starting the service has
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -41,6 +42,11 @@ class Settings:
         batch: most images of one session call; 0 chooses: measured at start on a CPU, 256 on a GPU.
         batching: off runs every request alone, to measure what batching gains.
         access_log: one line a request on stderr.
+        tokens: the file of tokens that requests must carry (`augmint token` makes them); None: none are asked for, and
+            only this machine is answered.
+        auth: off answers everybody where there is no file of tokens: for a proxy or a network that guards the service.
+        hosts: names that a request's Host may be; empty: any, or loopback's where only this machine is answered.
+        origins: web pages of these origins may ask from a browser (CORS); empty: none but the service's own.
     """
 
     bundles: tuple[Path, ...] = (Path("bundles"),)
@@ -56,6 +62,10 @@ class Settings:
     batch: int = 0
     batching: bool = True
     access_log: bool = True
+    tokens: Path | None = None
+    auth: bool = True
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -80,6 +90,10 @@ class Settings:
             batch=read("batch", _whole(0, 65536), "a whole number from 0 to 65536", default.batch),
             batching=read("batching", _switch, "on or off", default.batching),
             access_log=read("access_log", _switch, "on or off", default.access_log),
+            tokens=read("tokens", Path, "a file", default.tokens),
+            auth=read("auth", _switch, "on or off", default.auth),
+            hosts=read("hosts", _names, "names of hosts, separated by commas", default.hosts),
+            origins=read("origins", _origins, "origins such as https://example.org, or *", default.origins),
         )
         if settings.queue_images < settings.max_images:
             raise UsageError(
@@ -88,13 +102,23 @@ class Settings:
             )
         return settings
 
+    def absolute(self) -> Settings:
+        """With paths that do not depend on the working directory."""
+        return replace(
+            self,
+            bundles=tuple(path.absolute() for path in self.bundles),
+            tokens=None if self.tokens is None else self.tokens.absolute(),
+        )
+
     def to_environment(self) -> dict[str, str]:
         """The variables that `from_environment` reads these settings from."""
         values: dict[str, str] = {}
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, tuple):
-                text = os.pathsep.join(str(path) for path in value)
+            if value is None:
+                text = ""
+            elif isinstance(value, tuple):
+                text = (os.pathsep if field.name == "bundles" else ",").join(map(str, value))
             elif isinstance(value, bool):
                 text = "on" if value else "off"
             else:
@@ -180,6 +204,20 @@ def _device(text: str) -> str:
     if kind not in ("auto", "cpu", "cuda") or (colon and (kind != "cuda" or not number.isdecimal())):
         raise ValueError
     return text
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    if not all(re.fullmatch(r"[a-z0-9_.:-]{1,253}", name) for name in names):
+        raise ValueError
+    return names
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not all(origin == "*" or re.fullmatch(r"https?://[^/\s]+", origin) for origin in origins):
+        raise ValueError
+    return origins
 
 
 def _paths(text: str) -> tuple[Path, ...]:

@@ -28,6 +28,7 @@ from augmint.cli.latent import latent
 from augmint.cli.rooms import explain_missing
 from augmint.cli.sample import sample
 from augmint.cli.serve import serve
+from augmint.cli.token import token
 from augmint.cli.train import train
 from augmint.errors import AugmintError
 
@@ -151,7 +152,11 @@ for verb, lines in (
              "augmint train --resume runs/parts")),
     (export, ("augmint export runs/parts --out bundles/parts",
               "augmint export runs/parts --out bundles/parts-gpu --precision fp16")),
-    (serve, ("augmint serve bundles/parts --port 3000", "augmint serve bundles --device cuda")),
+    (serve, ("augmint serve bundles/parts --port 3000", "augmint serve bundles --device cuda",
+             "augmint serve bundles --host 0.0.0.0 --tokens tokens.json")),
+    (token, ("augmint token trainer --file tokens.json --images-per-day 100000",
+             "augmint token prometheus --file tokens.json --scope admin",
+             "augmint token trainer --file tokens.json --revoke")),
     (sample, ("augmint sample bundles/parts --count scratch=200 --count good=50 --seed 7 --out samples",
               "augmint sample http://127.0.0.1:3000 --count scratch=16 --out sheet.png",
               "augmint sample bundles/parts --count scratch=16 --edit size=+1.5 --out larger.png",

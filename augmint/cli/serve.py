@@ -32,8 +32,18 @@ def serve(
         int | None,
         typer.Option(envvar="AUGMINT_WORKERS", help="Processes; one on a CPU, one for each GPU.", metavar="N"),
     ] = None,
+    tokens: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="AUGMINT_TOKENS",
+            help="A file of tokens (see augmint token) that requests must carry; it may change while serving.",
+            metavar="FILE",
+        ),
+    ] = None,
 ) -> None:
     """Serve bundles over HTTP until stopped.
+
+    Without tokens only this machine is answered.
 
     The same service as `bentoml serve serving.service:AugmintService` with AUGMINT_BUNDLES set. Limits and batching are
     set by further AUGMINT_* variables; the page at / and /openapi.json say what can be asked.
@@ -42,5 +52,7 @@ def serve(
     from serving.run import ServeRequest
     from serving.run import serve as run
 
-    code = run(ServeRequest(bundles=tuple(bundles or ()), host=host, port=port, device=device, workers=workers))
+    code = run(
+        ServeRequest(bundles=tuple(bundles or ()), host=host, port=port, device=device, workers=workers, tokens=tokens)
+    )
     raise typer.Exit(code)

@@ -46,6 +46,8 @@ class Harness:
         gone: asyncio.Event | None = None,
         pieces: list[bytes] | None = None,
         client: str = "1.2.3.4",
+        server: tuple[str, int] | None = ("127.0.0.1", 3000),
+        headers: dict[str, str] | None = None,
     ) -> Reply | None:
         """The answer, or None if there was none. `gone` is set when the client goes away."""
         if pieces is None:
@@ -73,8 +75,12 @@ class Harness:
             "method": method,
             "path": path,
             "raw_path": path.encode(),
-            "headers": [(b"content-type", b"application/json")],
+            "headers": [
+                (b"content-type", b"application/json"),
+                *((name.lower().encode(), value.encode()) for name, value in (headers or {}).items()),
+            ],
             "client": (client, 1),
+            "server": server,
         }
         await self.api(scope, receive, send)
         if not sent:

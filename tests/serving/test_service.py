@@ -295,7 +295,8 @@ def test_a_long_body_is_refused_before_it_is_read(service: Service) -> None:
     for head in ("Content-Length: 1000000000", "Transfer-Encoding: chunked"):
         with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
             connection.sendall(
-                f"POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{head}\r\n\r\n".encode()
+                "POST /v1/generate HTTP/1.1\r\nHost: localhost\r\n"
+                f"Content-Type: application/json\r\n{head}\r\n\r\n".encode()
             )
             if "chunked" in head:
                 for _ in range(3):
