@@ -5,6 +5,11 @@
     GET  /v1/bundles/{bundle}          one bundle, by name or digest
     GET  /v1/bundles/{bundle}/samples.png
     GET  /v1/bundles/{bundle}/report   the evaluation's page, where the bundle has one
+    GET  /v1/bundles/{bundle}/images/{label}/{seed}/{index}.png
+                                       one image by its address (without {label} where the bundle has none); also npy
+    GET  /v1/bundles/{bundle}/shards/{shard}.tar
+                                       a piece of an endless data set, as WebDataset reads it
+    POST /v1/plan                      how many images would balance these counts
     GET  /                             a page to try it
     GET  /livez /readyz /metrics /openapi.json
 
@@ -22,6 +27,7 @@ import hashlib
 import itertools
 import json
 import logging
+import math
 import os
 import re
 import secrets
@@ -31,12 +37,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
 import numpy as np
 from numpy.typing import NDArray
 from starlette.routing import compile_path
 
 from augmint import __version__
+from augmint.balancing import plan
 from augmint.bundle import REPORT_PAGE
 from augmint.errors import (
     AugmintError,
@@ -46,6 +54,7 @@ from augmint.errors import (
     TooLargeError,
     UnavailableError,
     UnknownBundleError,
+    UsageError,
 )
 from augmint.quality import REASONS
 from augmint.samples import Request, Samples
@@ -60,8 +69,9 @@ from serving.engine import Engine, Ticket
 from serving.limits import Quota, RateLimit
 from serving.metrics import Metrics
 from serving.openapi import document as openapi_document
-from serving.schema import BundleModel, parse_body
+from serving.schema import BundleModel, parse_body, parse_plan
 from serving.settings import Settings
+from serving.shards import MOST_SHARDS, Cycle, shard_request, tar
 
 __all__ = ["Answer", "Api", "Exchange"]
 
@@ -171,8 +181,10 @@ class Api:
         self._quota = Quota(settings.workers)
         self._door = Door(settings.tokens, open_to_all=not settings.auth, hosts=settings.hosts)
         self._encoders: ThreadPoolExecutor | None = None
+        self._threads = 1
         self._fixed: dict[str, dict[str, Handler]] = {
             "/v1/generate": {"POST": self._generate},
+            "/v1/plan": {"POST": self._plan},
             "/v1/bundles": {"GET": self._list},
             "/": {"GET": self._index},
             "/livez": {"GET": self._livez},
@@ -187,6 +199,9 @@ class Api:
                 ("/v1/bundles/{bundle}", self._detail),
                 ("/v1/bundles/{bundle}/samples.png", self._sheet),
                 ("/v1/bundles/{bundle}/report", self._report),
+                ("/v1/bundles/{bundle}/images/{label}/{seed}/{index}.{format}", self._image),
+                ("/v1/bundles/{bundle}/images/{seed}/{index}.{format}", self._image),
+                ("/v1/bundles/{bundle}/shards/{shard}.tar", self._shard),
             )
         ]
 
@@ -229,7 +244,7 @@ class Api:
             except RuntimeError:  # the loop is closed: nobody waits any more
                 log.debug("%d answers came after the end", len(tickets))
 
-        threads = threads_for(self.bundles, self.settings)
+        self._threads = threads = threads_for(self.bundles, self.settings)
         self._engine = Engine(
             threads=threads,
             queue_images=self.settings.queue_images,
@@ -422,13 +437,7 @@ class Api:
         form = wish.format or accept.choose(exchange.headers.get(b"accept", b"").decode("latin-1"), request.total)
         if form == "png" and request.total != 1:
             raise RequestError(f"a PNG holds one image, not {request.total}: ask for one, or for the format zip.")
-        headers: Headers = [
-            (b"augmint-requested", str(request.total).encode()),
-            (b"augmint-bundle", served.info.digest.encode()),
-            (b"augmint-seed", str(request.seed).encode()),
-            (b"augmint-reproducibility", served.info.reproducibility.encode()),
-            (b"vary", b"accept"),
-        ]
+        headers: Headers = [(b"vary", b"accept")]
         if wish.seed is None:
             headers.append((b"cache-control", b"no-store"))
         else:
@@ -436,10 +445,113 @@ class Api:
             tag = _tag(served, request, form)
             headers.append((b"etag", tag))
             if _matches(exchange.headers.get(b"if-none-match"), tag):
-                return Answer(304, b"", b"", headers)
+                return Answer(304, b"", b"", [*_about(served, request), *headers])
+        return await self._made(engine, served, request, form, exchange, headers)
+
+    async def _image(self, exchange: Exchange) -> Answer:
+        """One image by its address: a function of the path, so whoever caches it need never ask again."""
+        engine = self._require_engine()
+        served = self._bundle(exchange.params["bundle"])
+        form = _FORM_OF_IMAGE.get(exchange.params["format"])
+        if form is None:
+            raise RequestError("an image has the ending .png or .npy.", code="request.not-found")
+        label = exchange.params.get("label")
+        truncation, edit = _query(exchange, ("truncation", "edit"))
+        request = Request.make(
+            1 if label is None else {label: 1},
+            served.info.class_names,
+            seed=_number(exchange.params["seed"], "seed"),
+            offset=_number(exchange.params["index"], "index"),
+            truncation=_share(truncation),
+            edit=_edit(edit),
+            editable=served.info.edits,
+        )
+        headers = self._lasting(exchange, served, _tag(served, request, form))
+        if _matches(exchange.headers.get(b"if-none-match"), headers[0][1]):
+            return Answer(304, b"", b"", [*_about(served, request), *headers])
+        return await self._made(engine, served, request, form, exchange, headers)
+
+    async def _shard(self, exchange: Exchange) -> Answer:
+        """A piece of an endless data set: `webdataset` reads shards/{000000..000099}.tar."""
+        engine = self._require_engine()
+        served = self._bundle(exchange.params["bundle"])
+        k = _number(exchange.params["shard"], "the shard")
+        per_shard, seed, labels, truncation = _query(exchange, ("per_shard", "seed", "labels", "truncation"))
+        rows = _number(per_shard or "1000", "per_shard")
+        if not rows >= 1 or k >= MOST_SHARDS:
+            raise RequestError(f"per_shard must be 1 or more, and the shard below {MOST_SHARDS}.")
+        if rows > self.settings.max_images:
+            raise TooLargeError(f"{rows} images are more than the {self.settings.max_images} that a shard may have.")
+        names = served.info.class_names
+        cycle = Cycle.parse(labels or "balanced", names)
+        request, order = shard_request(
+            cycle, k, rows, names, seed=_number(seed or "0", "seed"), truncation=_share(truncation)
+        )
+        headers = self._lasting(exchange, served, _tag(served, request, "png", k, rows, cycle.turns, request.firsts))
+        if _matches(exchange.headers.get(b"if-none-match"), headers[0][1]):
+            return Answer(304, b"", b"", [*_about(served, request), *headers])
+        self._take(exchange, request)
+        images = await self._images(engine, served, request, exchange)
+
+        def encoded() -> bytes:
+            return tar(_samples(served, request, images), order, k)
+
+        body = await asyncio.get_running_loop().run_in_executor(self._encoders, encoded)
+        headers += [*_about(served, request), (b"augmint-delivered", str(rows).encode())]
+        return Answer(200, b"application/x-tar", body, [*headers, (b"repr-digest", _digest(body))], images=rows)
+
+    async def _plan(self, exchange: Exchange) -> Answer:
+        """What would balance a data set with these counts, and what it would cost here."""
+        engine = self._require_engine()
+        wish = parse_plan(await self._body(exchange))
+        served = self._bundle(wish.bundle)
+        names = served.info.class_names
+        try:
+            counts = plan(wish.counts, wish.strategy)
+        except UsageError as error:
+            raise RequestError(str(error)) from None
+        asked = {label: n for label, n in counts.items() if n}
+        if asked:
+            Request.make(asked, names)  # for its sentence about labels that are not there
+        total = sum(asked.values())
+        seconds = total * served.lane.seconds_per_image / self._threads
+        document = {
+            "bundle": served.info.digest,
+            "counts": counts,
+            "images": total,
+            "bytes": total * math.prod(served.info.image_shape),
+            "requests": -(-total // self.settings.max_images),
+            "seconds": round(seconds, 3) if served.lane.seconds_per_image else None,
+            "waiting": engine.pending,
+        }
+        return Answer(200, JSON, _json(document), [(b"cache-control", b"no-store")])
+
+    def _lasting(self, exchange: Exchange, served: Served, tag: bytes) -> Headers:
+        """ETag and Cache-Control of what an address gives: for ever, if it names the bundle by its digest."""
+        whose = b"private" if self._door.asks_for_tokens else b"public"
+        by_digest = exchange.params["bundle"] == served.info.digest
+        return [
+            (b"etag", tag),
+            (b"cache-control", whose + (b", max-age=31536000, immutable" if by_digest else b", no-cache")),
+        ]
+
+    def _take(self, exchange: Exchange, request: Request) -> None:
+        """Count a request against its caller's rate and quota."""
         self._rate.take(exchange.caller.name, request.total)
         self._quota.take(exchange.caller.name, exchange.caller.images_per_day, request.total)
 
+    async def _made(
+        self,
+        engine: Engine,
+        served: Served,
+        request: Request,
+        form: Format,
+        exchange: Exchange,
+        headers: Headers,
+    ) -> Answer:
+        """Have the images made and encoded."""
+        self._take(exchange, request)
+        headers = [*_about(served, request), *headers]
         made: NDArray[np.uint8] | Samples
         if request.quality:
             made = await self._select(engine, served, request, exchange)
@@ -671,6 +783,7 @@ class Api:
         return _cacheable(exchange, JSON, _json(openapi_document()))
 
 
+_FORM_OF_IMAGE: Final[dict[str, Format]] = {"png": "png", "npy": "npy"}
 # Route -> what a token must allow; None: nothing is given away there.
 _SCOPES: Final[dict[str, TokenScope | None]] = {
     "/": None,
@@ -724,9 +837,15 @@ def _encode(served: Served, request: Request, made: NDArray[np.uint8] | Samples,
     if form == "npy":  # needs no addresses, and is what the fastest clients ask for
         body = encode_npy(made)
         return body, _digest(body)
+    body = encode(_samples(served, request, made), form)
+    return body, _digest(body)
+
+
+def _samples(served: Served, request: Request, images: NDArray[np.uint8]) -> Samples:
+    """The images with their addresses."""
     labels, indices = request.addresses()
-    samples = Samples(
-        images=made,
+    return Samples(
+        images=images,
         labels=labels,
         seeds=np.full(request.total, request.seed, dtype=np.uint64),
         indices=indices,
@@ -737,15 +856,57 @@ def _encode(served: Served, request: Request, made: NDArray[np.uint8] | Samples,
         requested=dict(request.counts),
         edit=dict(request.edit),
     )
-    body = encode(samples, form)
-    return body, _digest(body)
+
+
+def _about(served: Served, request: Request) -> Headers:
+    return [
+        (b"augmint-requested", str(request.total).encode()),
+        (b"augmint-bundle", served.info.digest.encode()),
+        (b"augmint-seed", str(request.seed).encode()),
+        (b"augmint-reproducibility", served.info.reproducibility.encode()),
+    ]
+
+
+def _query(exchange: Exchange, names: Sequence[str]) -> list[str | None]:
+    """The values of the address's parameters; None for those that are not there."""
+    text = exchange.scope.get("query_string", b"").decode("latin-1")
+    pairs = parse_qsl(text, keep_blank_values=True)
+    given = dict(pairs)
+    if len(given) < len(pairs) or not given.keys() <= set(names):
+        raise RequestError(f"this address takes the parameters {', '.join(names)}, each once.")
+    return [given.get(name) for name in names]
+
+
+def _number(text: str, what: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,20}", text):
+        raise RequestError(f"{what} must be a whole number, 0 or more, not {text[:40]!r}.")
+    return int(text)
+
+
+def _share(text: str | None) -> float:
+    if text is None:
+        return 1.0
+    if not re.fullmatch(r"[0-9]{0,3}(\.[0-9]{1,17})?", text) or not text:
+        raise RequestError(f"truncation must be a number above 0, at most 1, not {text[:40]!r}.")
+    return float(text)
+
+
+def _edit(text: str | None) -> dict[str, float]:
+    """ "slant:1.5,size:-1" -> amounts by attribute."""
+    amounts: dict[str, float] = {}
+    for part in text.split(",") if text else []:
+        name, colon, amount = part.partition(":")
+        if not colon or name in amounts or not re.fullmatch(r"[+-]?[0-9]{1,3}(\.[0-9]{1,17})?", amount):
+            raise RequestError(f"edit must be amounts by attribute, such as slant:1.5,size:-1, not {text!r:.80}.")
+        amounts[name] = float(amount)
+    return amounts
 
 
 def _digest(body: bytes) -> bytes:
     return b"sha-256=:" + base64.b64encode(hashlib.sha256(body).digest()) + b":"
 
 
-def _tag(served: Served, request: Request, form: Format) -> bytes:
+def _tag(served: Served, request: Request, form: Format, *more: object) -> bytes:
     """A strong ETag: two answers with the same tag are the same bytes, on whichever machine they were made."""
     parts = (
         served.info.digest,
@@ -759,6 +920,7 @@ def _tag(served: Served, request: Request, form: Format) -> bytes:
         form,
         CODEC_VERSION,
         _VERSIONS,
+        *more,
     )
     # BLAKE2 because it is there at once; hashlib looks up OpenSSL's SHA-256 anew each time.
     hashed = hashlib.blake2b(repr(parts).encode("utf-8", "backslashreplace"), digest_size=20)

@@ -13,7 +13,7 @@ from pydantic.json_schema import models_json_schema
 from augmint import __version__
 from serving.codecs import FORMATS
 from serving.problems import PROBLEMS
-from serving.schema import BundleDetail, BundleList, GenerateBody, ProblemModel
+from serving.schema import BundleDetail, BundleList, GenerateBody, PlanBody, PlanModel, ProblemModel
 
 __all__ = ["HEADERS", "document"]
 
@@ -67,9 +67,9 @@ _ALWAYS: Final = ("misdirected", "uri-too-long", "headers-too-large")
 
 @cache
 def document() -> dict[str, Any]:
-    models = [(model, "serialization") for model in (BundleList, BundleDetail, ProblemModel)]
+    models = [(model, "serialization") for model in (BundleList, BundleDetail, PlanModel, ProblemModel)]
     _, schemas = models_json_schema(
-        [(GenerateBody, "validation"), *models],  # type: ignore[list-item]
+        [(GenerateBody, "validation"), (PlanBody, "validation"), *models],  # type: ignore[list-item]
         ref_template="#/components/schemas/{model}",
     )
     return {
@@ -128,6 +128,14 @@ def document() -> dict[str, Any]:
                     cached=True,
                 )
             },
+            "/v1/bundles/{bundle}/images/{label}/{seed}/{index}.{format}": {
+                "get": _image("getImage", parameters=[_BUNDLE, _path("label", "a label of the bundle"), *_ADDRESS])
+            },
+            "/v1/bundles/{bundle}/images/{seed}/{index}.{format}": {
+                "get": _image("getUnlabelledImage", parameters=[_BUNDLE, *_ADDRESS])
+            },
+            "/v1/bundles/{bundle}/shards/{shard}.tar": {"get": _shard()},
+            "/v1/plan": {"post": _plan()},
             "/": {
                 "get": _get(
                     "images", "getPage", "A page to try it.", {"text/html": {}}, cached=True, errors=(), ready=False
@@ -234,6 +242,70 @@ def _generate() -> dict[str, Any]:
             ),
         },
     }
+
+
+def _path(name: str, description: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "description": description, "schema": {"type": "string"}}
+
+
+def _option(name: str, description: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "description": description, "schema": {"type": "string"}}
+
+
+_TRUNCATION: Final = _option("truncation", "above 0, at most 1; 1 by default")
+_ADDRESS: Final = [
+    _path("seed", "0 … 2^64 - 1"),
+    _path("index", "0 … 2^64 - 2"),
+    _path("format", "png or npy"),
+    _TRUNCATION,
+    _option("edit", "amounts by attribute, such as slant:1.5,size:-1"),
+]
+
+
+def _image(name: str, *, parameters: list[dict[str, Any]]) -> dict[str, Any]:
+    content: dict[str, Any] = {"image/png": {}, "application/x-npy": {}}
+    return _made(
+        name,
+        "One image by its address; a bundle named by its digest makes the answer cacheable for ever.",
+        content,
+        parameters,
+    )
+
+
+def _shard() -> dict[str, Any]:
+    return _made(
+        "getShard",
+        "A piece of an endless data set, as the webdataset library reads it: key.png and key.cls, in turn by label.",
+        {"application/x-tar": {}},
+        [
+            _BUNDLE,
+            _path("shard", "its number, from 0, with or without leading zeros"),
+            _option("per_shard", "images of a shard; 1000 by default"),
+            _option("seed", "0 by default"),
+            _option("labels", "balanced (the default), or weights such as a:2,b:1"),
+            _TRUNCATION,
+        ],
+    )
+
+
+def _made(name: str, summary: str, content: dict[str, Any], parameters: list[dict[str, Any]]) -> dict[str, Any]:
+    errors = ("unknown-bundle", "unknown-label", "not-found", "invalid", "edit", "too-many-images", "rate", "quota")
+    late = ("queue-full", "draining", "deadline")
+    operation = _get("bundles", name, summary, content, parameters=parameters, errors=(*errors, *late), cached=True)
+    return {**operation, "tags": ["images"]}
+
+
+def _plan() -> dict[str, Any]:
+    operation = _get(
+        "bundles",
+        "plan",
+        "How many images would balance these counts, and what they would cost.",
+        _json("PlanModel"),
+        errors=("malformed", "body-too-large", "unsupported-media", "unknown-bundle", "unknown-label", "invalid"),
+    )
+    body = {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/PlanBody"}}}}
+    late = _errors("deadline")
+    return {**operation, "tags": ["images"], "requestBody": body, "responses": {**operation["responses"], **late}}
 
 
 def _get(

@@ -6,7 +6,7 @@ Only shapes and types are checked here; whether a label exists is `augmint.sampl
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,11 +15,25 @@ from augmint.errors import RequestError
 from augmint.samples import BundleInfo
 from serving.codecs import Format
 
-__all__ = ["BundleDetail", "BundleList", "BundleModel", "GenerateBody", "Limits", "ProblemModel", "parse_body"]
+__all__ = [
+    "BundleDetail",
+    "BundleList",
+    "BundleModel",
+    "GenerateBody",
+    "Limits",
+    "PlanBody",
+    "PlanModel",
+    "ProblemModel",
+    "parse_body",
+    "parse_plan",
+]
 
 # A JSON number above 2^53 loses digits in most readers, so 64-bit integers may come as decimal strings.
 Decimal64 = Annotated[str, Field(pattern=r"^[0-9]{1,20}$")]
 Count = Annotated[int, Field(ge=0)]
+
+
+_Body = TypeVar("_Body", bound="_Strict")
 
 
 class _Strict(BaseModel):
@@ -148,8 +162,42 @@ class ProblemModel(BaseModel):
     bundles: list[str] | None = Field(None, description="with unknown-bundle: the bundles of the service")
 
 
+class PlanBody(_Strict):
+    """Real images of each label, and how they should be balanced."""
+
+    bundle: Annotated[str, Field(max_length=256)] | None = Field(None, description="see /v1/generate")
+    counts: Annotated[dict[str, Count], Field(min_length=1)] = Field(
+        description="real images of each label", examples=[{"good": 2000, "scratch": 60}]
+    )
+    strategy: Literal["auto", "minority", "not minority", "not majority", "all"] | dict[str, Count] | float = Field(
+        "auto",
+        description="as imbalanced-learn's sampling_strategy: a word, totals by label, or, for two labels, the "
+        "share of the larger one",
+    )
+
+
+class PlanModel(BaseModel):
+    bundle: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    counts: dict[str, int] = Field(description="images to generate of each label: counts for /v1/generate")
+    images: int
+    bytes: int = Field(description="of the pixels")
+    requests: int = Field(description="how many requests that takes, at this service's limit")
+    seconds: float | None = Field(description="of work, as far as the service knows its pace; null before its first")
+    waiting: int = Field(description="images that others wait for now")
+
+
+def parse_plan(data: bytes) -> PlanBody:
+    """As `parse_body`, for /v1/plan."""
+    return _parse(PlanBody, data, '{"counts": {"good": 2000, "scratch": 60}}')
+
+
 def parse_body(data: bytes) -> GenerateBody:
-    """Strict JSON (UTF-8, no name twice, no NaN) of the right shape.
+    """As `_parse`, for /v1/generate."""
+    return _parse(GenerateBody, data, '{"counts": {"3": 10}}, or {"counts": 10}')
+
+
+def _parse(model: type[_Body], data: bytes, least: str) -> _Body:
+    """Strict JSON (UTF-8, no name twice, no NaN) of the right shape; `least` is the shortest that would do.
 
     Raises:
         RequestError: "request.malformed" where it is not JSON, "request.invalid" where it is not this JSON.
@@ -171,11 +219,11 @@ def parse_body(data: bytes) -> GenerateBody:
             code="request.malformed",
         ) from None
     if not isinstance(document, dict):
-        raise RequestError('the body must be a JSON object, such as {"counts": {"3": 10}}.')
+        raise RequestError(f"the body must be a JSON object, such as {least}.")
     try:
-        return GenerateBody.model_validate(document)
+        return model.model_validate(document)
     except ValidationError as error:
-        raise RequestError(_sentence(error)) from None
+        raise RequestError(_sentence(error, model, least)) from None
 
 
 class _Malformed(ValueError):
@@ -196,14 +244,14 @@ def _constant(name: str) -> None:
 _STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant)
 
 
-def _sentence(error: ValidationError) -> str:
+def _sentence(error: ValidationError, model: type[BaseModel], least: str) -> str:
     """The first thing that is wrong, by field: pydantic's own account of a union is for programmers."""
     first = error.errors(include_url=False, include_input=False)[0]
     name = str(first["loc"][0])[:60] if first["loc"] else "the body"
     if first["type"] == "missing":
-        return f'{name} is missing: the least that is needed is {{"counts": {{"3": 10}}}}, or {{"counts": 10}}.'
+        return f"{name} is missing: the least that is needed is {least}."
     if first["type"] == "extra_forbidden":
-        return f"{name!r} is not known here: there are {', '.join(GenerateBody.model_fields)}."
+        return f"{name!r} is not known here: there are {', '.join(model.model_fields)}."
     return f"{name} must be {_EXPECTED.get(name, 'something else')}."
 
 
@@ -217,4 +265,5 @@ _EXPECTED = {
     "candidates": "a whole number, 1 or more",
     "edit": 'numbers by attribute, such as {"slant": 1.5}',
     "format": "npz, npy, zip or png",
+    "strategy": "auto, minority, not minority, not majority, all, totals by label, or a share from 0 to 1",
 }
