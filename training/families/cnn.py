@@ -18,9 +18,10 @@ Two habits of that literature, from elsewhere, are options:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 import torch
 from pydantic import Field
@@ -116,12 +117,35 @@ class Critic(nn.Module):
         return logit.squeeze(1)
 
 
+# For minutes on a CPU (docs/log.md): 3x3 kernels, small batches at higher rates, which fall later.
+_SMALL: Final[Mapping[str, Any]] = {
+    "width": 64,
+    "critic_width": 32,
+    "kernel": 3,
+    "batch": 32,
+    "learning_rate": 1e-3,
+    "critic_learning_rate": 1e-3,
+    "rate_drops": 2,
+}
+# The narrow generator has no channels to drop, and the narrow discriminator fewer.
+_CPU: Final[Mapping[str, Any]] = {**_SMALL, "width": 32, "critic_width": 16, "generator_dropout": 0.0, "dropout": 0.3}
+
+
 class Cnn(Family[CnnOptions]):
     name = "cnn"
     summary = "the Keras tutorials' GAN: upsampling, dropout, RMSprop, pre-trained critic; unconditional"
     paper = "R. Atienza 2017, GAN by Example using Keras on Tensorflow Backend, Towards Data Science"
     conditional = False
     Options: ClassVar[type[CnnOptions]] = CnnOptions
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {"small": _SMALL, "cpu": _CPU}
+
+    @classmethod
+    def narrower(cls, options: CnnOptions) -> tuple[CnnOptions, ...]:
+        return tuple(
+            replace(options, **{**preset, "batch": min(options.batch, preset["batch"])})
+            for preset in (_SMALL, _CPU)
+            if preset["width"] < options.width
+        )
 
     def generator(self) -> nn.Module:
         return Generator(self.options, self.image_shape)
@@ -171,7 +195,7 @@ class Cnn(Family[CnnOptions]):
             for rows in torch.randperm(len(x), generator=draws).to(device).split(options.pretrain_batch):
                 loss = F.binary_cross_entropy_with_logits(critic(x[rows]), y[rows])
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
         optimizer.zero_grad()
         return {

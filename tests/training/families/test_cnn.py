@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tests.training.conftest import draw
 from training import train
+from training.config import options_from
 from training.families.base import Networks
 from training.families.cnn import Cnn, CnnOptions
 from training.run import weights_digest
@@ -107,3 +108,9 @@ def test_latents_are_made_uniform_and_dropout_is_for_training_alone() -> None:
     assert torch.equal(generator(latent), generator(latent))
     levels = torch.linspace(0.1, 0.9, 9)
     torch.testing.assert_close(torch.quantile(seen[0].flatten(), levels), 2 * levels - 1, rtol=0, atol=0.02)
+
+
+def test_a_small_budget_chooses_the_presets() -> None:
+    small, cpu = (options_from("cnn", {}, preset=name) for name in ("small", "cpu"))
+    assert Cnn.narrower(CnnOptions()) == (small, cpu)
+    assert Cnn.narrower(CnnOptions(width=64, batch=16)) == (replace(cpu, batch=16),)

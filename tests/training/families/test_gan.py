@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from training.config import options_from
 from training.families.base import Batch, Networks
 from training.families.gan import Gan, GanOptions
 from training.randomness import StepRandom
@@ -96,3 +97,9 @@ def test_rates_fall_and_the_momentum_rises(optimizer: Any) -> None:
     assert at(50) == [pytest.approx((rate / 1.000004**50, 0.6)) for rate in (0.1, 0.05)]
     assert at(500) == [pytest.approx((rate / 1.000004**500, 0.7)) for rate in (0.1, 0.05)]
     assert at(10**8) == [pytest.approx((1e-6, 0.7))] * 2
+
+
+def test_a_small_budget_chooses_the_presets() -> None:
+    small, cpu = (options_from("gan", {}, preset=name) for name in ("small", "cpu"))
+    assert Gan.narrower(GanOptions()) == (small, cpu)
+    assert Gan.narrower(GanOptions(hidden=512, batch=16)) == (replace(cpu, batch=16),)
