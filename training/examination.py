@@ -185,7 +185,7 @@ class Examiner:
         for name, share in check_faithful(torch.from_numpy(labels), torch.from_numpy(recognised), names).items():
             message = (
                 f"of {count} samples of class {name!r} ({config.class_counts[names.index(name)]} training images) only "
-                f"{share:.0%} are recognised as it, by a classifier of the training images, where {FAITHFUL:.0%} is "
+                f"{share:.1%} are recognised as it, by a classifier of the training images, where {FAITHFUL:.0%} is "
                 "the least to train others on: train longer, keep --set class_power=0, add images, or ask for quality "
                 '"labels", which leaves the others out.'
             )

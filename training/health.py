@@ -108,7 +108,7 @@ def check_faithful(labels: Tensor, recognised: Tensor, names: Sequence[str]) -> 
 
     `labels` int64 [N] were asked for, `recognised` int64 [N] is what a classifier takes the samples for.
     """
-    shares = {names[c]: float((recognised[labels == c] == c).float().mean()) for c in labels.unique().tolist()}
+    shares = {names[c]: float((recognised[labels == c] == c).double().mean()) for c in labels.unique().tolist()}
     return {name: share for name, share in shares.items() if share < FAITHFUL}
 
 

@@ -11,7 +11,8 @@ while training, as in the paper, and never when images are made for use: the exp
 
 On few images the fully connected networks lose the game: the discriminator learns the images by heart. `images=
 "convolutional"` keeps the paper's way of joining the class, hidden layers of their own and one that joins them, and
-puts convolutions between that and the pixels, in both networks; it is not in the paper, and preset `small` has it.
+puts convolutions between that and the pixels, in both networks, and leaves the latents normal; it is not in the paper,
+and preset `small` has it.
 
 Nothing in the loss asks for the class: a pair of image and class is judged as a whole, and the condition can be
 ignored. So the labels are to be measured, which `training/health.py` does.
@@ -92,32 +93,39 @@ class Generator(nn.Module):
         self.label_hidden = nn.Embedding(num_classes, options.label_hidden) if num_classes else None
         joined = options.latent_hidden + (options.label_hidden if num_classes else 0)
         self.dropout = nn.Dropout(options.generator_dropout)
-        self.pixels: nn.Module
-        if options.images == "maxout":
+        self.growing: Growing | None = None
+        if options.images == "convolutional":
+            if self.label_hidden is not None:
+                nn.init.normal_(self.label_hidden.weight, 0, 0.5)  # about as large as what comes of the noise
+            self.growing = Growing(joined, options.width, image_shape)
+        else:
             self.hidden = nn.Linear(joined, options.hidden)
             self.pixels = nn.Linear(options.hidden, math.prod(image_shape))
             _uniform(self, options.generator_init)
-        else:
-            growing = Growing(options.width, image_shape)
-            self.hidden = nn.Linear(joined, math.prod(growing.base))
-            self.pixels = growing
 
     def forward(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
-        noise = (1 + torch.erf(latent / math.sqrt(2))) / 2  # standard normal -> uniform in [0, 1]
-        hidden = self.latent_hidden(noise)
+        if self.growing is None:
+            latent = (1 + torch.erf(latent / math.sqrt(2))) / 2  # standard normal -> uniform in [0, 1]
+        joined = self.latent_hidden(latent)
         if self.label_hidden is not None:
             assert label is not None, "a conditional generator needs labels"
-            hidden = torch.cat([hidden, self.label_hidden(label)], 1)
-        hidden = F.relu(self.hidden(self.dropout(F.relu(hidden))))
+            joined = torch.cat([joined, self.label_hidden(label)], 1)
+        joined = self.dropout(F.relu(joined))
+        if self.growing is not None:
+            image: Tensor = self.growing(joined)
+            return image
+        hidden = self.dropout(F.relu(self.hidden(joined)))
         # The paper's images lie in [0, 1]; here, as for every family, in [-1, 1].
-        pixels = torch.sigmoid(self.pixels(self.dropout(hidden))) * 2 - 1
-        return pixels.view(-1, *self.image_shape)
+        return (torch.sigmoid(self.pixels(hidden)) * 2 - 1).view(-1, *self.image_shape)
 
 
 class Growing(nn.Module):
-    """Convolutions and bilinear doublings from small maps to an image's logits: [N, I] -> [N, C, H, W]."""
+    """Convolutions and bilinear doublings, from what is joined of noise and class to an image: [N, J] -> [N, C, H, W].
 
-    def __init__(self, width: int, image_shape: tuple[int, int, int]) -> None:
+    What is joined also sets scale and shift of each batch norm; without that all samples looked alike.
+    """
+
+    def __init__(self, joined: int, width: int, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         channels, self.height, self.width = image_shape
         doublings = 1
@@ -125,19 +133,24 @@ class Growing(nn.Module):
             doublings += 1
         # A side that is no multiple of 2**doublings is made a little too long and cut.
         self.base = (width, -(-self.height >> doublings), -(-self.width >> doublings))
-        layers: list[nn.Module] = []
-        for _ in range(doublings):
-            narrower = max(8, width // 2)
-            layers += [nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, narrower, 3, padding=1)]
-            layers += [nn.Upsample(scale_factor=2, mode="bilinear")]
-            width = narrower
-        layers += [nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)]
-        layers += [nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, channels, 3, padding=1)]
-        self.layers = nn.Sequential(*layers)
+        self.hidden = nn.Linear(joined, math.prod(self.base))
+        widths = [max(8, width >> i) for i in range(doublings + 1)]
+        self.convolutions, self.norms, self.modulations = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for inputs, outputs in zip([*widths, widths[-1]], [*widths[1:], widths[-1], channels], strict=True):
+            self.norms.append(nn.BatchNorm2d(inputs, affine=False))
+            self.modulations.append(nn.Linear(joined, 2 * inputs))
+            self.convolutions.append(nn.Conv2d(inputs, outputs, 3, padding=1))
+        self.doublings = doublings
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        image: Tensor = self.layers(hidden.view(-1, *self.base))
-        return image[:, :, : self.height, : self.width]
+    def forward(self, joined: Tensor) -> Tensor:
+        x = self.hidden(joined).view(-1, *self.base)
+        layers = zip(self.norms, self.modulations, self.convolutions, strict=True)
+        for i, (norm, modulation, convolution) in enumerate(layers):
+            scale, shift = modulation(joined)[:, :, None, None].chunk(2, 1)
+            x = convolution(F.relu(torch.addcmul(shift, norm(x), 1 + scale)))
+            if i < self.doublings:
+                x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+        return torch.tanh(x[:, :, : self.height, : self.width])
 
 
 class Maxout(nn.Module):
@@ -158,8 +171,9 @@ class Critic(nn.Module):
     def __init__(self, options: CganOptions, image_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.convolutional = options.images == "convolutional"
         self.image: nn.Module
-        if options.images == "maxout":
+        if not self.convolutional:
             self.image = nn.Sequential(nn.Flatten(), Maxout(math.prod(image_shape), options.maxout, options.pieces))
             outputs = options.maxout
         else:
@@ -169,11 +183,11 @@ class Critic(nn.Module):
         self.joint = Maxout(joined, options.joint_maxout, options.joint_pieces)
         self.realism = nn.Linear(options.joint_maxout, 1)
         self.dropout = nn.Dropout(options.critic_dropout)
-        if options.images == "maxout":
+        if not self.convolutional:
             _uniform(self, options.critic_init)
 
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
-        hidden = self.image((image + 1) / 2)
+        hidden = self.image(image if self.convolutional else (image + 1) / 2)
         if self.label is not None:
             assert label is not None, "a conditional critic needs labels"
             hidden = torch.cat([hidden, self.label(F.one_hot(label, self.num_classes).to(hidden.dtype))], 1)
@@ -212,7 +226,7 @@ class Cgan(Family[CganOptions]):
             "latent_dim": 64,
             "latent_hidden": 64,
             "label_hidden": 64,
-            "joint_maxout": 64,
+            "joint_maxout": 128,
             "generator_dropout": 0.0,
             "critic_dropout": 0.0,
             "optimizer": "adam",
