@@ -112,7 +112,13 @@ def train(request: TrainRequest, *, progress: bool | None = None) -> Run:
             tensorboard=request.tensorboard,
             ignore_labels=request.ignore_labels,
         )
-        draft.make_family()  # the family's own checks
+        recipe = draft.make_family()  # with the family's own checks
+        classes = 0 if request.ignore_labels else len(data.class_names)
+        if family_type.finds_categories and recipe.categories < classes:
+            reporter.say(
+                f"note: {recipe.categories} categories cannot be told by {classes} labels: pass --set "
+                f"categories={classes} --set latent_dim={options.latent_dim + classes - recipe.categories}."
+            )
         if family_type.supervised and draft.critic_classes:
             data.require_images("train")
             reporter.say(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from pydantic import ValidationError
@@ -14,7 +15,9 @@ import augmint
 from augmint.bundle import Codes, read_bundle
 from augmint.bundle_report import inspect_bundle
 from augmint.latents import latents
+from export import api, networks
 from export.api import ExportRequest, export_run
+from export.graph import signature
 from training import Run, load_critic, load_generator, train
 from training.codes import CodeMap
 from training.config import TrainRequest
@@ -88,15 +91,16 @@ def test_its_critic_and_judges_take_the_labels(bundle: Path, run: Run) -> None:
 
 
 def test_a_label_whose_category_is_mostly_another_leaves_it_unconditional(run: Run) -> None:
-    with_codes(run, (0.9, 0.45) + 8 * (1.0,))
-    result = export_run(ExportRequest(run=run.path, out=run.path.parent / "refused", evaluate="none"))
-    manifest = read_bundle(result.path).manifest
-    assert manifest.class_names == ()
-    assert manifest.codes is None
-    (warning,) = [warning for warning in result.warnings if "cannot be asked by label" in warning]
+    found = networks.load(with_codes(run, (0.9, 0.45) + 8 * (1.0,)).path, "best")
+    assert (found.class_names, found.conditional, found.config.num_classes) == ((), False, 0)
+    graphs = networks.trace(found, "fp32")
+    for part, expected in (("generator", ["latent"]), ("critic", ["image"])):
+        inputs, _ = signature(onnx.ModelProto.FromString(graphs[part]))
+        assert [tensor.name for tensor in inputs] == expected
+    description = api._description(found, ExportRequest(run=run.path, out="unused"), "name", graphs)
+    assert (description.class_names, description.codes) == ((), None)
+    (warning,) = [text for text in description.evidence.warnings if "cannot be asked by label" in text]
     assert "nearest to '1' only 45% are of it" in warning
-    assert warning in manifest.evidence.warnings
-    assert augmint.Generator(result.path, device="cpu").generate(3, seed=1).images.shape == (3, 8, 8, 1)
 
 
 @pytest.mark.parametrize(

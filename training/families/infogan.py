@@ -203,7 +203,7 @@ class CriticByLabel(nn.Module):
 class Infogan(Family[InfoganOptions]):
     name = "infogan"
     summary = "InfoGAN: finds categories and ways to vary without labels; sides from 8 to 256 pixels"
-    when = "there are few labels or none, or ways to vary are looked for"
+    when = "to find classes and ways to vary in images without labels"
     paper = "Chen et al. 2016, arXiv 1606.03657"
     conditional = False
     finds_categories = True
@@ -241,6 +241,8 @@ class Infogan(Family[InfoganOptions]):
         )
 
     def d_loss(self, critic: nn.Module, batch: Batch) -> Losses:
+        """Logistic: -log D(x) - log(1 - D(G(z))), and -λ log Q(c | G(z)) of the codes c (equation 5). With
+        `clustering`, Q is also to put a real and its warp into one category, and as many reals into each."""
         # Reals and fakes in passes of their own: in one batch they would share batch norm's statistics.
         real, (category, _) = critic(batch.real, read_codes=True)
         fake, answer = critic(batch.fake, read_codes=True)
@@ -255,6 +257,7 @@ class Infogan(Family[InfoganOptions]):
         return loss, {"d_real": real.detach().mean(), "d_fake": fake.detach().mean(), **numbers}
 
     def g_loss(self, networks: Networks, batch: Batch) -> Losses:
+        """Non-saturating: -log D(G(z)), and -λ log Q(c | G(z)) of the codes c (equation 5)."""
         fake, answer = networks.critic(batch.fake, read_codes=True)
         missed, numbers = self._missed(answer, batch)
         return F.softplus(-fake).mean() + missed, numbers
@@ -306,7 +309,7 @@ def codes(latent: Tensor, categories: int) -> tuple[Tensor, Tensor]:
 def clustering_loss(logits: Tensor, warped: Tensor, balance: float) -> Tensor:
     """Hu et al. 2017: cross-entropy between an image's categories and its warp's, less the entropy of the shares.
 
-    Both are category logits [N, K]. The cross-entropy is the sum of their H(Y|X) and R_SAT. A constant makes 0 the least.
+    Both are category logits [N, K]. The cross-entropy is their H(Y|X) + R_SAT. A constant makes 0 the least.
     """
     log_p, log_q = logits.log_softmax(1), warped.log_softmax(1)
     p = log_p.exp()

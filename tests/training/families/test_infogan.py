@@ -232,6 +232,15 @@ def test_a_run_knows_its_categories_labels_and_is_then_asked_by_them(
     assert best.details["purity"] == 1.0
 
 
+def test_too_few_categories_for_the_labels_are_told_before_training(
+    request_of: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = request_of(family="infogan", steps=1, settings={**SETTINGS, "categories": 2, "latent_dim": 9})
+    run = train(request, progress=True)
+    assert "--set categories=3 --set latent_dim=10" in capsys.readouterr().err
+    assert "2 categories for 3 labels" in load_codes(run)[1]
+
+
 def test_without_labels_there_is_no_map(request_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_with_codes(request_of, monkeypatch, ignore_labels=True)
     assert run.config.ignore_labels
