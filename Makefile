@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # A second demo does not touch what the first one made.
 DEMO_OUT ?= $(shell n=1; d=demo-out; while [ -e "$$d" ]; do n=$$((n + 1)); d=demo-out-$$n; done; echo "$$d")
 
-.PHONY: help setup demo test test-all check static lint format docs bench-batching bench-kill-resume bench-utility build clean
+.PHONY: help setup demo test test-all check static lint format docs bench-batching bench-families bench-features bench-kill-resume bench-utility build clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -52,6 +52,12 @@ bench-batching: setup ## 32 concurrent single-image requests, batching on agains
 bench-utility: setup ## data sets x shots x methods, with intervals: docs/utility.md (about an hour on 2 cores)
 	$(BIN)/python benchmarks/utility.py
 
+bench-families: setup ## every family trained, measured, and its promise tested: docs/families.md (about 2 hours on 2 cores)
+	$(BIN)/python benchmarks/families.py
+
+bench-features: setup ## a linear SVM on a critic's features against pixels and an untrained network (about 15 minutes)
+	$(BIN)/python benchmarks/features.py
+
 bench-kill-resume: setup ## kill training ten times at random points; the weights must be the same
 	$(BIN)/python benchmarks/kill_resume.py
 
@@ -59,4 +65,4 @@ build: setup ## the wheel, in dist/
 	$(BIN)/python -m build --wheel
 
 clean: ## remove the environment and everything generated here
-	rm -rf $(VENV) dist build demo-out demo-out-* bench-utility-out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist build demo-out demo-out-* bench-utility-out bench-families-out .pytest_cache .mypy_cache .ruff_cache .hypothesis
