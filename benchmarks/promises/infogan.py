@@ -182,6 +182,6 @@ def picture(run: Run, main: Found) -> Figure:
         )
     confusion.set_xticks(range(len(names)), names)
     confusion.set_yticks(range(len(order)), [str(k) for k in order])
-    confusion.set_xlabel("true label of real test images")
-    confusion.set_title(f"purity {main.purity:.3f}: what the critic puts into each category")
+    confusion.set_xlabel("true label")
+    confusion.set_title(f"real test images: purity {main.purity:.3f}")
     return figure
