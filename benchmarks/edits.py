@@ -27,7 +27,7 @@ from augmint.sheets import contact_sheet
 from augmint.traversals import edit_sheet, interpolation_sheet
 from evaluation.classifier import train_classifier
 
-AMOUNTS = (-3.0, -1.5, -0.5, 0.5, 1.5, 3.0)
+AMOUNTS = (-1.5, -0.5, 0.5, 1.5)  # and the limit
 SEED = 4_000
 
 
@@ -58,9 +58,7 @@ def main() -> None:
     print(f"unedited: {right.mean():.3f} of {len(plain):,} images are taken for their class\n")
     print("attribute    R²     limit  amount  change  right way  class kept  most changed besides")
     for edit in edits.attributes:
-        for amount in AMOUNTS:
-            if abs(amount) > edit.limit:
-                continue
+        for amount in sorted({-edit.limit, edit.limit, *(amount for amount in AMOUNTS if abs(amount) < edit.limit)}):
             made = generator.generate(counts, seed=SEED, edit={edit.name: amount})
             after = measure(made.images)
             moved = {name: (after[name] - before[name]) / deviations[name] for name in before}
