@@ -23,7 +23,7 @@ from training import Run
 
 __all__ = ["RECIPE", "promise"]
 
-RECIPE = Recipe(preset="small", steps=800)
+RECIPE = Recipe(preset="small", steps=500)
 GAMMAS = (0.3, 0.5, 0.7, 1.0)  # the last is the preset's
 FALLEN = 0.5
 """M at the end, of what it was after a tenth of the steps, that counts as fallen."""

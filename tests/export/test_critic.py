@@ -97,7 +97,7 @@ def test_wrong_questions_are_one_sentence(classifying: tuple[Path, Path], judged
     critic = augmint.Critic(classifying[1])
     for images in (np.zeros((2, 8, 8, 1)), np.zeros((2, 9, 8, 1), np.uint8), np.zeros((8, 8, 1), np.uint8)):
         with pytest.raises(RequestError, match="uint8") as caught:
-            critic.realism(images)
+            critic.realism(images)  # type: ignore[arg-type]
         assert caught.value.code == "request.images"
     # A critic that judges an image as one of a class, and tells none apart.
     other = augmint.Critic(judged_bundle)

@@ -161,7 +161,7 @@ class Sgan(Family[SganOptions]):
     conditional = False
     supervised = True
     Options: ClassVar[type[SganOptions]] = SganOptions
-    # For 28 to 32 px in CPU minutes: half of each layer. A third of it learned less in the same time (docs/log.md).
+    # For 28 to 32 px in CPU minutes: half of each layer.
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "small": {"hidden": 250, "critic_hidden": (500, 250, 125, 125, 125)}
     }

@@ -23,7 +23,8 @@ NARROW = {"hidden": 32, "critic_hidden": [64, 32], "batch": 24}
 
 
 def recipe(classes: int = 3, **changes: Any) -> Sgan:
-    return Sgan(SganOptions(**{"hidden": 16, "critic_hidden": (32, 16)} | changes), (1, 8, 8), classes)
+    given: dict[str, Any] = {"hidden": 16, "critic_hidden": (32, 16)}
+    return Sgan(SganOptions(**given | changes), (1, 8, 8), classes)
 
 
 def critic_of(family: Sgan) -> Critic:
