@@ -232,7 +232,7 @@ def _climb(
             if not moved > 0 or not abs(step.change) >= _LEAST_CHANGE * amount:
                 return steps, f"{asked} changes it by {step.change:+.2f} standard deviations".replace("-", "−")
             if step.kept is not None and step.kept < _KEPT:
-                return steps, f"{asked} keeps {step.kept:.0%} of the images in their class"
+                return steps, f"{asked} keeps {step.kept:.1%} of the images in their class, not {_KEPT:.0%}"
         steps = [down, *steps, up]
     return steps, ""
 
