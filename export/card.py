@@ -191,8 +191,8 @@ def _edits(d: Description) -> str:
         "## Editing",
         "",
         f'`edit={{"{first.name}": {first.limit:g}}}`, or `--edit {first.name}=+{first.limit:g}` on the command line, '
-        "moves every image along a direction of latent space that was fitted to the attribute; several may be combined, "
-        f"which was not measured. Measured on {d.edits.held_out:,} other images:",
+        "moves every image along a direction of latent space that was fitted to the attribute; several may be "
+        f"combined, which was not measured. Measured on {d.edits.held_out:,} other images:",
         "",
         "| attribute | one step is | R² | largest | it then changes by | class kept | held |",
         "|---|---|---:|---:|---:|---:|---|",

@@ -77,8 +77,8 @@ class GenerateBody(_Strict):
     edit: Annotated[dict[str, float], Field(max_length=64)] = Field(
         {},
         description="a step in latent space that changes an attribute of every image and keeps its class: attribute "
-        "and amount, in standard deviations of that attribute; a bundle's `edits` has those there are, and their largest "
-        "amounts",
+        "and amount, in standard deviations of that attribute; a bundle's `edits` has those there are, and their "
+        "largest amounts",
         examples=[{"slant": 1.5}],
     )
     format: Format | None = Field(None, description="goes before Accept; npz if neither says")
