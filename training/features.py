@@ -102,7 +102,7 @@ def run_features(
         TrainingError: `run` is no run or has no such checkpoint, or its critic has no layer to take.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    critic, config = load_critic(run, which)
+    critic, config = load_critic(run, which, by_label=False)
     loaded = load_data(data, skip_bad=skip_bad)
     chosen = loaded.where(split)
     if not chosen.any():
