@@ -30,6 +30,7 @@ def test_the_public_names() -> None:
         "BundleError",
         "BundleInfo",
         "Client",
+        "Critic",
         "DataError",
         "DataSet",
         "Generator",
