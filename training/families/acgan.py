@@ -269,6 +269,8 @@ class Acgan(Family[AcganOptions]):
         return diff_augment(images, AugmentPolicy(options.translation, options.cutout, options.color), generator)
 
     def d_loss(self, critic: nn.Module, batch: Batch) -> Losses:
+        """Logistic: -log D(x) - log(1 - D(G(z))), and the classifier's loss on reals and, by `fakes_weight`, on fakes
+        (sections 3 and 4); with `r1`, lazily |∇D(x)|² on reals."""
         options = self.options
         real_images = self.augment(batch.real, batch.random.generator("augment reals"))
         fake_images = self.augment(batch.fake, batch.random.generator("augment fakes"))
@@ -289,6 +291,7 @@ class Acgan(Family[AcganOptions]):
         return loss, numbers
 
     def g_loss(self, networks: Networks, batch: Batch) -> Losses:
+        """Non-saturating: -log D(G(z)), and the classifier's loss on the fakes."""
         images = self.augment(batch.fake, batch.random.generator("augment for G"))
         fake, fake_class, _ = self._judge(networks.critic, images, batch.label)
         loss = F.softplus(-fake).mean()

@@ -274,6 +274,7 @@ class Augment(Family[AugmentOptions]):
         return diff_augment(images, AugmentPolicy(options.translation, options.cutout, options.color), generator)
 
     def d_loss(self, critic: nn.Module, batch: Batch) -> Losses:
+        """Logistic: -log D(x) - log(1 - D(G(z))), and lazily R1, |∇D(x)|² on reals."""
         options = self.options
         real_images = self.augment(batch.real, batch.random.generator("augment reals"))
         fake_images = self.augment(batch.fake, batch.random.generator("augment fakes"))
@@ -291,6 +292,8 @@ class Augment(Family[AugmentOptions]):
         return loss, {"d_real": real.detach().mean(), "d_fake": fake.detach().mean()}
 
     def g_loss(self, networks: Networks, batch: Batch) -> Losses:
+        """Non-saturating: -log D(G(z)); and, fading, the squared error of reals that the encoder and the generator
+        rebuild, with the KL divergence of their latents from N(0, I)."""
         options, random = self.options, batch.random
         fake = networks.critic(self.augment(batch.fake, random.generator("augment for G")), batch.label)
         loss = F.softplus(-fake).mean()

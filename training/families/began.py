@@ -141,6 +141,7 @@ _HORIZON = 200
 class Began(Family[BeganOptions]):
     name = "began"
     summary = "BEGAN: an auto-encoder judges; unconditional, smooth; gamma trades variety for quality"
+    when = "for smooth images without classes, and a measure that says when training is done"
     paper = "Berthelot, Schumm & Metz 2017, arXiv 1703.10717"
     conditional = False
     logistic = False
@@ -187,6 +188,8 @@ class Began(Family[BeganOptions]):
         return float(critic.convergence) if critic.seen else None
 
     def d_loss(self, critic: nn.Module, batch: Batch) -> Losses:
+        """L(x) - k L(G(z)), where L is the mean absolute error of what the auto-encoder rebuilds and k moves so that
+        L(G(z)) stays γ L(x) (section 3.4)."""
         network = getattr(critic, "module", critic)  # Fabric wraps it
         assert isinstance(network, Critic)
         # One pass over both is safe here: this critic has no batch statistics.
@@ -201,6 +204,7 @@ class Began(Family[BeganOptions]):
         }
 
     def g_loss(self, networks: Networks, batch: Batch) -> Losses:
+        """L(G(z)): the fakes are to be rebuilt as well as reals."""
         return -networks.critic(batch.fake).mean(), {}
 
 

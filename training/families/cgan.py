@@ -299,6 +299,7 @@ class Cgan(Family[CganOptions]):
         return diff_augment(images, AugmentPolicy(options.translation, options.cutout, options.color), generator)
 
     def d_loss(self, critic: nn.Module, batch: Batch) -> Losses:
+        """Logistic, given the class: -log D(x|y) - log(1 - D(G(z|y)|y)) (equation 2); with `r1`, lazily |∇D(x)|²."""
         options = self.options
         real_images = self.augment(batch.real, batch.random.generator("augment reals"))
         fake_images = self.augment(batch.fake, batch.random.generator("augment fakes"))
@@ -315,6 +316,7 @@ class Cgan(Family[CganOptions]):
         return loss, {"d_real": real.detach().mean(), "d_fake": fake.detach().mean()}
 
     def g_loss(self, networks: Networks, batch: Batch) -> Losses:
+        """Non-saturating: -log D(G(z|y)|y)."""
         fake = self.augment(batch.fake, batch.random.generator("augment for G"))
         return F.softplus(-networks.critic(fake, batch.label)).mean(), {}
 

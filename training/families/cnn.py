@@ -134,6 +134,7 @@ _CPU: Final[Mapping[str, Any]] = {**_SMALL, "width": 32, "critic_width": 16, "ge
 class Cnn(Family[CnnOptions]):
     name = "cnn"
     summary = "the Keras tutorials' GAN: upsampling, dropout, RMSprop, pre-trained critic; unconditional"
+    when = "to see what the tutorials' recipe does, upsampling and dropout instead of batch norm in D"
     paper = "R. Atienza 2017, GAN by Example using Keras on Tensorflow Backend, Towards Data Science"
     conditional = False
     Options: ClassVar[type[CnnOptions]] = CnnOptions
@@ -204,12 +205,14 @@ class Cnn(Family[CnnOptions]):
         }
 
     def d_loss(self, critic: nn.Module, batch: Batch) -> Losses:
+        """Logistic: -log D(x) - log(1 - D(G(z)))."""
         # One pass over both, as in the tutorials: this critic has no batch statistics.
         real, fake = critic(torch.cat([batch.real, batch.fake])).chunk(2)
         loss = F.softplus(-real).mean() + F.softplus(fake).mean()
         return loss, {"d_real": real.detach().mean(), "d_fake": fake.detach().mean()}
 
     def g_loss(self, networks: Networks, batch: Batch) -> Losses:
+        """Non-saturating: -log D(G(z))."""
         return F.softplus(-networks.critic(batch.fake)).mean(), {}
 
 

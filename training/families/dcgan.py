@@ -125,6 +125,7 @@ _CPU: Final[Mapping[str, Any]] = {**_SMALL, "width": 16, "learning_rate": 2e-3}
 class Dcgan(Family[DcganOptions]):
     name = "dcgan"
     summary = "DCGAN: convolutional, unconditional; sides that are multiples of 4"
+    when = "without labels, as the plain baseline, or for its critic's features"
     paper = "Radford, Metz & Chintala 2015, arXiv 1511.06434"
     conditional = False
     Options: ClassVar[type[DcganOptions]] = DcganOptions
@@ -167,6 +168,7 @@ class Dcgan(Family[DcganOptions]):
         return diff_augment(images, AugmentPolicy(options.translation, options.cutout, options.color), generator)
 
     def d_loss(self, critic: nn.Module, batch: Batch) -> Losses:
+        """Logistic: -log D(x) - log(1 - D(G(z)))."""
         # Two passes: reals and fakes in one batch would share batch norm's statistics and give themselves away.
         real = critic(self.augment(batch.real, batch.random.generator("augment reals")), batch.label)
         fake = critic(self.augment(batch.fake, batch.random.generator("augment fakes")), batch.label)
@@ -174,6 +176,7 @@ class Dcgan(Family[DcganOptions]):
         return loss, {"d_real": real.detach().mean(), "d_fake": fake.detach().mean()}
 
     def g_loss(self, networks: Networks, batch: Batch) -> Losses:
+        """Non-saturating: -log D(G(z))."""
         fake = networks.critic(self.augment(batch.fake, batch.random.generator("augment for G")), batch.label)
         return F.softplus(-fake).mean(), {}
 

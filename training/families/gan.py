@@ -123,6 +123,7 @@ _CPU: Final[Mapping[str, Any]] = {**_SMALL, "hidden": 256, "maxout": 64, "batch"
 class Gan(Family[GanOptions]):
     name = "gan"
     summary = "Goodfellow's first GAN: fully connected, unconditional, small images"
+    when = "to see the idea, on small images"
     paper = "Goodfellow et al. 2014, arXiv 1406.2661"
     conditional = False
     Options: ClassVar[type[GanOptions]] = GanOptions
@@ -191,6 +192,7 @@ class Gan(Family[GanOptions]):
         return {}
 
     def d_loss(self, critic: nn.Module, batch: Batch) -> Losses:
+        """Logistic: -log D(x) - log(1 - D(G(z))) (equation 1)."""
         real, fake = critic(batch.real, batch.label), critic(batch.fake, batch.label)
         loss = F.softplus(-real).mean() + F.softplus(fake).mean()
         real, fake = real.detach(), fake.detach()
@@ -202,6 +204,8 @@ class Gan(Family[GanOptions]):
         }
 
     def g_loss(self, networks: Networks, batch: Batch) -> Losses:
+        """Non-saturating: -log D(G(z)); with `loss` "minimax", log(1 - D(G(z))), whose gradient is weak at first
+        (section 3)."""
         fake = networks.critic(batch.fake, batch.label)
         # With D the sigmoid of the logit, log(1 - D) is -softplus(logit), and log D is -softplus(-logit).
         return (-F.softplus(fake) if self.options.loss == "minimax" else F.softplus(-fake)).mean(), {}

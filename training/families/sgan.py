@@ -157,6 +157,7 @@ class Sgan(Family[SganOptions]):
     summary = (
         "semi-supervised GAN: its critic is a classifier that learns from few labels; unconditional, poor pictures"
     )
+    when = "with few labels and many unlabelled images, for the classifier and not for pictures"
     paper = "Salimans et al. 2016, arXiv 1606.03498"
     conditional = False
     supervised = True
@@ -220,6 +221,8 @@ class Sgan(Family[SganOptions]):
         return kept
 
     def d_loss(self, critic: nn.Module, batch: Batch) -> Losses:
+        """Of labelled reals the cross-entropy of K class logits; of the others, with Z the sum of their exponentials
+        and D = Z / (Z + 1), -log D(x) - log(1 - D(G(z))) (section 5)."""
         # One pass over all is safe: this critic has no batch statistics.
         parts = [batch.real, batch.fake] + ([batch.labelled[0]] if batch.labelled is not None else [])
         judged = critic(torch.cat(parts))
@@ -236,6 +239,7 @@ class Sgan(Family[SganOptions]):
         return loss, numbers
 
     def g_loss(self, networks: Networks, batch: Batch) -> Losses:
+        """Feature matching: the squared distance between the mean features of reals and of fakes (section 3.1)."""
         critic = getattr(networks.critic, "module", networks.critic)  # Fabric wraps it
         assert isinstance(critic, Critic)
         real, fake = (critic.features(images).mean(0) for images in (batch.real, batch.fake))
