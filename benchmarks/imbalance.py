@@ -1,6 +1,6 @@
 """Rare classes: what every family that takes classes makes of 20 images, and whether its health report says so.
 
-    python benchmarks/imbalance.py [--families augment,cgan,acgan] [--steps 1000] [--out bench-imbalance-out]
+    python benchmarks/imbalance.py [--families augment,cgan,acgan] [--steps 1000] [--out DIR]
 
 mnist5k with its classes 5 to 9 cut to 20 training images each, beside 350 of the others. Each family is trained as its
 preset for small images says, and asked for 200 images of each class. A judge that knows all the real digits, those cut
@@ -37,7 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--families", default="augment,cgan,acgan")
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--out", type=Path, default=ROOT / "bench-imbalance-out")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench-families-out" / "imbalance")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     now = datetime.datetime.now(datetime.UTC)

@@ -107,7 +107,7 @@ def _list(classes: set[int], names: Sequence[str]) -> str:
 @cache
 def _split(split: str) -> Labelled:
     data = load_data("mnist5k")
-    return data.images(split, shape=data.native_shape())  # type: ignore[arg-type]
+    return data.images(split, shape=data.native_shape())
 
 
 @cache

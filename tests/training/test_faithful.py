@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evaluation.selection import SelectionScore
@@ -84,7 +85,7 @@ def test_a_doubt_is_looked_at_again(examiner: Examiner, monkeypatch: pytest.Monk
     asked: list[tuple[int, set[int]]] = []
     recognised = examiner.scorer.recognised
 
-    def watched(images: np.ndarray) -> np.ndarray | None:  # type: ignore[type-arg]
+    def watched(images: NDArray[np.uint8]) -> NDArray[np.int64] | None:
         found = recognised(images)
         assert found is not None
         asked.append((len(images), set(found.tolist())))
