@@ -26,6 +26,7 @@ from evaluation.label_fidelity import open_judge
 from training import Run, load_critic, load_generator
 from training.codes import CodeMap
 from training.examination import render
+from training.families.infogan import codes
 
 __all__ = ["PURITY", "RECIPE", "promise"]
 
@@ -60,14 +61,14 @@ def found(run: Run) -> Found:
         with torch.no_grad():
             return torch.cat([family.categories_of(critic, part) for part in pixels.split(250)]).numpy(), labels
 
-    codes = CodeMap.fit(*categories("train"), family.categories, len(config.class_names))
+    fitted = CodeMap.fit(*categories("train"), family.categories, len(config.class_names))
     category, labels = categories("test")
     table = np.zeros((family.categories, len(config.class_names)), np.int64)
     np.add.at(table, (category, labels), 1)
     rows, columns = linear_sum_assignment(table, maximize=True)
     return Found(
-        codes=codes,
-        purity=float((codes.label_of(category) == labels).mean()),
+        codes=fitted,
+        purity=float((fitted.label_of(category) == labels).mean()),
         matched=float(table[rows, columns].sum() / len(labels)),
         table=table,
     )
@@ -84,14 +85,14 @@ def promise(run: Run, work: Path) -> Promise:
     kept = min(purities) >= PURITY
     shown = ", ".join(f"{purity:.3f}" for purity in purities)
     ways = "; ".join(
-        f"code {i + 1} goes with {name} (r = {r:+.2f})"
-        for i, (name, r) in enumerate(max(row.items(), key=lambda pair: abs(pair[1])) for row in varied)
+        f"code {i + 1} explains {share:.0%} of {name}"
+        for i, (name, share) in enumerate(max(row.items(), key=lambda pair: pair[1]) for row in varied)
     )
     sentence = (
         f"Purity of the categorical code on {int(main.table.sum()):,} real test images, with three seeds: {shown} "
         f"(promised: {PURITY}); with the paper's loss alone, for {_OTHER.steps} steps: {plain.purity:.3f}. Asked by "
         f"label, {fidelity:.3f} of the images are recognised as it by a classifier of held-out images, which is right "
-        f"on {judge_accuracy:.3f} of real ones. Of what varies within a class, {ways}."
+        f"on {judge_accuracy:.3f} of real ones. Of what varies within a category, {ways}."
     )
     figures: dict[str, float | int | str] = {
         "test purity": main.purity,
@@ -102,7 +103,7 @@ def promise(run: Run, work: Path) -> Promise:
         f"test purity, paper's loss, {_OTHER.steps} steps": plain.purity,
         "label fidelity": fidelity,
         "judge's accuracy": judge_accuracy,
-        **{f"code {i + 1} with {name}": r for i, row in enumerate(varied) for name, r in row.items()},
+        **{f"code {i + 1}, share of {name}": share for i, row in enumerate(varied) for name, share in row.items()},
     }
     return Promise(sentence=sentence, kept=kept, figures=figures, picture=picture(run, main))
 
@@ -129,24 +130,19 @@ def label_fidelity(run: Run) -> tuple[float, float]:
 
 
 def variation(run: Run) -> list[dict[str, float]]:
-    """For each continuous code, its correlation with measured attributes of the images, within categories."""
+    """For each continuous code, the share of measured attributes' variance within a category that goes with it: r²,
+    mean over categories, as a code may slant one digit to the left and another to the right."""
     generator, config = load_generator(run, by_label=False)
     options = config.options
     latent = torch.from_numpy(latents(_SEED, np.arange(_VARIED), options.latent_dim))
-    images = render(generator, None, _SEED, np.arange(_VARIED), options.latent_dim)
-    category = latent[:, : options.categories].argmax(1).numpy()
-    uniform = torch.erf(latent[:, options.categories :] * 0.5**0.5).numpy()
+    category, uniform = (part.numpy() for part in codes(latent, options.categories))
+    attributes = measure(render(generator, None, _SEED, np.arange(_VARIED), options.latent_dim))
 
-    def within(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        means = np.array([values[category == k].mean() for k in range(options.categories)])
-        centred: NDArray[np.float64] = values - means[category]
-        return centred
+    def share(code: int, values: NDArray[np.float64]) -> float:
+        rows = [category == k for k in range(options.categories)]
+        return float(np.mean([np.corrcoef(uniform[row, code], values[row])[0, 1] ** 2 for row in rows]))
 
-    measured = {name: within(values) for name, values in measure(images).items()}
-    return [
-        {name: float(np.corrcoef(within(uniform[:, i]), measured[name])[0, 1]) for name in ATTRIBUTES}
-        for i in range(options.continuous)
-    ]
+    return [{name: share(code, attributes[name]) for name in ATTRIBUTES} for code in range(options.continuous)]
 
 
 def picture(run: Run, main: Found) -> Figure:
