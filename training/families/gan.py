@@ -187,8 +187,8 @@ class Gan(Family[GanOptions]):
             assert isinstance(networks.generator, Generator)
             # In chunks: a whole data set as float32 would be four times its bytes.
             mean = torch.stack([chunk.float().sum(0) for chunk in images.split(1024)]).sum(0).div(255 * len(images))
-            # Half a grey level from black and white, where the sigmoid still has a gradient.
-            networks.generator.output.bias.copy_(mean.clamp(0.5 / 255, 1 - 0.5 / 255).logit().flatten())
+            # A quarter of a grey level from black and white, which it rounds to: the sigmoid has a gradient there.
+            networks.generator.output.bias.copy_(mean.clamp(0.25 / 255, 1 - 0.25 / 255).logit().flatten())
         return {}
 
     def d_loss(self, critic: nn.Module, batch: Batch) -> Losses:
