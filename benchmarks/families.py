@@ -31,6 +31,7 @@ import multiprocessing
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -120,7 +121,11 @@ def measure(name: str, out: Path, *, quick: bool = False) -> dict[str, Any]:
         say(name, "its promise")
         kept: Promise = module.promise(run, work / "promise")
         _save_bytes(pictures / f"{name}-promise.png", figure_png(kept.picture))
-        promise = {"sentence": kept.sentence, "kept": kept.kept, "figures": dict(kept.figures)}
+        promise = {
+            "sentence": kept.sentence,
+            "kept": bool(kept.kept),
+            "figures": {what: _plain(value) for what, value in kept.figures.items()},
+        }
 
     options = run.config.options
     result = {
@@ -136,7 +141,7 @@ def measure(name: str, out: Path, *, quick: bool = False) -> dict[str, Any]:
             "batch": options.batch,
             "cpu_seconds": round(spent["seconds"], 1),
             "images_per_second": round(status.step * options.batch / max(spent["seconds"], 1e-9), 1),
-            "best_step": status.best.step if status.best else None,
+            "best_step": status.best.step if status.best else status.step,
             "alarms": [alarm.message for alarm in status.alarms],
         },
         "parameters": _parameters(run),
@@ -147,6 +152,12 @@ def measure(name: str, out: Path, *, quick: bool = False) -> dict[str, Any]:
     save(out / "cells" / f"{name}.json", json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     say(name, "done")
     return result
+
+
+def _plain(value: Any) -> float | int | str:
+    """Of numpy's numbers Python's, which JSON has."""
+    found: float | int | str = value.item() if isinstance(value, np.generic) else value
+    return found
 
 
 def key(name: str, recipe: Recipe) -> str:
@@ -561,9 +572,9 @@ def _measure_all(names: Sequence[str], out: Path, docs: Path, arguments: argpars
             for future in as_completed(futures):
                 try:
                     future.result()
-                except AugmintError as error:
-                    failed.append(f"{futures[future]}: {error}")
-                    print(f"error: {failed[-1]}", file=sys.stderr, flush=True)
+                except Exception as error:  # hours of other families are not to be lost by one's mistake
+                    failed.append(f"{futures[future]}: {type(error).__name__}: {error}")
+                    traceback.print_exception(error)
                 write_page(out, docs)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -220,7 +220,7 @@ class _Picture:
         for part, words in self.description.losses.items():
             lines += [
                 (f"{part}'s loss", _COLOURS[part], True),
-                *((line, _INK, False) for line in textwrap.wrap(words, 34)),
+                *((line, _INK, False) for line in textwrap.wrap(words, 42)),
             ]
         if not lines:
             return

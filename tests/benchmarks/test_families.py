@@ -190,3 +190,9 @@ def test_a_promise_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
     arguments.out = arguments.docs = tmp_path  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match="gan2"):
         families.run(arguments)  # type: ignore[arg-type]
+
+
+def test_figures_of_numpy_are_written_as_pythons() -> None:
+    assert json.dumps([families._plain(value) for value in (np.float32(0.5), np.int64(3), 0.25, "x")]) == (
+        '[0.5, 3, 0.25, "x"]'
+    )
