@@ -158,11 +158,12 @@ class _Picture:
         """Draws the blocks from left to right; where the last stands."""
         colour = _COLOURS[table.part]
         path = _path(table)
+        others = {row.name for row in path}
         for i, row in enumerate(path):
             x = _LEFT + _STEP * i
             self.block((x, floor), row, _LABEL if row.reads == "label" else colour)
             # Beside each other, and not one after the other, stand heads of one trunk and what the label goes through.
-            if i and row.reads != "label" and row.follows in (None, path[i - 1].name):
+            if i and row.reads != "label" and row.follows not in others - {path[i - 1].name}:
                 self.arrow((x - _STEP + 0.46, floor + _MIDDLE), (x - 0.46, floor + _MIDDLE), _PALE, size=7)
         rest = [row for row in table.layers if row not in path]
         title = f"{table.part}   {_TOTAL.format(table.parameters)}"
