@@ -33,7 +33,7 @@ PROMISED = 10
 SEEDS = {5: (0,), PROMISED: (0, 1, 2), 20: (0,), 50: (0,)}
 """By labels a class: three where something is promised, one for the curve's other points, for the time they take."""
 POINTS = 5.0
-RECIPE = Recipe(preset="small", steps=600, settings={"labels_per_class": PROMISED})
+RECIPE = Recipe(preset="small", steps=1500, settings={"labels_per_class": PROMISED})
 
 
 def promise(run: Run, work: Path) -> Promise:
