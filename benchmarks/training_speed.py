@@ -5,15 +5,16 @@
 The plain way is that of the scripts that most people start from (PyTorch-GAN's `dcgan.py` and `acgan.py`, PyTorch's own
 `examples/dcgan`), written anew here: eager float32 in NCHW, plain Adam, probabilities and `BCELoss`, the generator's
 step and then the discriminator's on the same fakes, gradients of all weights in both steps, `.item()` of the losses and
-a line of text each step. Those scripts, too, make one batch of fakes a step and use it twice, so augmint is measured
-with `share_fakes`: with that both do the same passes on the same networks (the family's own, at its paper's defaults
+a line of text each step. Those scripts make one batch of fakes a step and use it twice, so augmint is measured with
+`share_fakes`: with that both do the same passes on the same networks (the family's own, at its paper's defaults
 but half as wide, or as wide with --paper) and the same number of weight updates. augmint's step has more to do beside:
 its random numbers are those of a run that can be resumed exactly, it keeps a moving average of the generator, and it
 watches gradients for NaN.
 
-Two plain ways differ in where images come from: "tensors" indexes one float tensor, the best that a script can do;
+The plain ways differ in where images come from: "tensors" indexes one float tensor, the best that a script can do;
 "loader" is a `DataLoader` in the same process over 8-bit pictures that are resized and turned into tensors one by one,
-as the scripts have it.
+as the scripts have it. "New fakes" makes another batch of fakes for the discriminator, as scripts after algorithm 1 of
+Goodfellow et al. 2014 do: one more pass than augmint's here, so not the same work.
 
 All variants take turns, a block of `--seconds` CPU time each in one process on one thread, for `--rounds` rounds after
 one that is not counted. Images a CPU second are printed and their ratio to the plain ways in the same round: median,
@@ -61,7 +62,7 @@ HALF: Final[dict[str, dict[str, object]]] = {
 }
 """Options that make a step short enough to be measured often."""
 Step = Callable[[], None]
-PLAIN: Final = ("plain, tensors", "plain, loader")
+PLAIN: Final = ("plain, tensors", "plain, loader", "plain, loader, new fakes")
 OURS: Final = "augmint"
 
 
@@ -85,11 +86,18 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
 
 class Plain:
-    """A script's training step. `loader` chooses where images come from."""
+    """A script's training step. `loader` chooses where images come from, `fresh` makes new fakes for the critic."""
 
     def __init__(
-        self, config: TrainConfig, images: NDArray[np.uint8], labels: NDArray[np.int64], *, loader: bool
+        self,
+        config: TrainConfig,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        *,
+        loader: bool,
+        fresh: bool = False,
     ) -> None:
+        self.fresh = fresh
         recipe, options = config.make_family(), cast(Any, config.options)
         self.batch_size, self.latent_dim, self.classes = options.batch, options.latent_dim, config.num_classes
         self.generator, self.critic = recipe.generator(), recipe.critic()
@@ -143,6 +151,9 @@ class Plain:
         self.critic_optimizer.zero_grad()
         validity, real_classes = self.judge(images)
         real_loss = self.adversarial(validity, valid)
+        if self.fresh:
+            z = torch.from_numpy(self.rng.normal(0, 1, (count, self.latent_dim)).astype(np.float32))
+            made = self.generator(z, wanted)
         validity, fake_classes = self.judge(made.detach())
         fake_loss = self.adversarial(validity, fake)
         accuracy = 0.0
@@ -221,6 +232,7 @@ def variants(name: str, size: int, *, paper: bool, compiled: bool) -> tuple[dict
     steps: dict[str, Step] = {
         PLAIN[0]: Plain(config, native, labels, loader=False).step,
         PLAIN[1]: Plain(config, native, labels, loader=True).step,
+        PLAIN[2]: Plain(config, native, labels, loader=True, fresh=True).step,
         OURS: ours(config, tensor, numbers),
     }
     for off in (*SWITCHES, *EXTRAS, *(("(with torch.compile)",) if compiled else ())):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from augmint.latents import latents
 from evaluation.arrays import evenly
-from evaluation.selection import Score, SelectionScore
+from evaluation.selection import SelectionScore
 from training.averaging import CALIBRATION_IMAGES, calibration_batches, recalibrate_batch_norm
 from training.codes import CodeMap
 from training.config import TrainConfig
@@ -89,7 +89,6 @@ class Examiner:
         fakes, fake_labels = self._render_each(generator, per_class=_per_class(config), seed=SCORE_SEED)
         score = self.scorer.score(fakes, fake_labels if config.num_classes else None)
         alarms = self._alarms(_to_float(fakes), torch.from_numpy(fake_labels), step)
-        alarms += self._unfaithful(generator, score, step)
         return Examination(
             step=step,
             score=score.value,
@@ -164,13 +163,17 @@ class Examiner:
             alarms.append((kind, Alarm("leaking", step, message)))
         return alarms
 
-    def _unfaithful(self, generator: nn.Module, score: Score, step: int) -> list[tuple[str, Alarm]]:
-        """Alarms for classes whose samples are not recognised as theirs. Labels come late in a training."""
+    def unfaithful(self, generator: nn.Module, step: int) -> list[tuple[str, Alarm]]:
+        """Alarms, each with its class, for those whose samples are not recognised as theirs: to be asked once, of the
+        generator that is kept, in eval mode; `step` is its step. Before, labels come and go."""
         config = self.config
-        if not config.num_classes or step < max(config.steps * 3 // 4, 200):
+        if not config.num_classes:
             return []
-        agreement = {name: float(row.get("label agreement", 1.0)) for name, row in score.per_class.items()}
-        doubtful = [c for c, name in enumerate(config.class_names) if agreement.get(name, 1.0) < _SURE]
+        fakes, labels = self._render_each(generator, per_class=_per_class(config), seed=SCORE_SEED)
+        recognised = self.scorer.recognised(fakes)
+        if recognised is None:
+            return []
+        doubtful = [c for c in range(config.num_classes) if (recognised[labels == c] == c).mean() < _SURE]
         if not doubtful:
             return []
         # The score's few images of a class would raise false alarms by chance: look again, at others.
@@ -179,7 +182,7 @@ class Examiner:
         indices = np.tile(np.arange(count) + _per_class(config), len(doubtful))
         fakes = render(generator, labels, SCORE_SEED, indices, config.options.latent_dim)
         recognised = self.scorer.recognised(fakes)
-        assert recognised is not None, "there was an agreement"
+        assert recognised is not None, "there is a classifier"
         alarms = []
         names = config.class_names
         for name, share in check_faithful(torch.from_numpy(labels), torch.from_numpy(recognised), names).items():

@@ -23,7 +23,7 @@ from training.examination import Examiner
 from training.health import LossWatch, few_images
 from training.journal import Journal
 from training.progress import Reporter
-from training.run import Alarm, Best, Run, State, Status
+from training.run import Alarm, Best, Run, State, Status, load_generator
 from training.trainer import Trainer
 
 __all__ = ["Interrupted", "finish", "train_loop"]
@@ -31,6 +31,8 @@ __all__ = ["Interrupted", "finish", "train_loop"]
 GUARD_EVERY = 10
 """Steps between looks for NaN: a look waits for a GPU. Nothing is kept or judged without one."""
 MOST_ROLLBACKS = 5
+LABELS_FROM = 200
+"""Steps that a training must have for its samples' labels to be judged at its end."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -145,6 +147,14 @@ def train_loop(
             )
         journal.examined(replace(examination, score=score, details=details))
 
+    def judge_labels() -> None:
+        """Of the checkpoint that export takes, and once: before the end labels come and go."""
+        if memory.best is None or trainer.step < LABELS_FROM:
+            return
+        for about, alarm in examiner.unfaithful(load_generator(run, "best")[0], memory.best.step):
+            for new in memory.watch.once(alarm, about=about):
+                _raise_alarm(memory, reporter, new)
+
     status("running")
     reporter.start(trainer.step, config.steps, config.options.batch)
     try:
@@ -196,9 +206,11 @@ def train_loop(
                 if late and not last:
                     done = f"step {step} of {config.steps}"
                     message = f"stopped early, well past the time limit, at {done}: the machine slowed down"
+                    judge_labels()
                     status("finished", message)
                     reporter.say(f"{message}; `augmint train --resume {run.path}` takes the rest.")
                     return
+        judge_labels()
         status("finished")
     except TrainingError as error:
         status("failed", str(error))

@@ -1,8 +1,9 @@
-"""The alarm for classes whose samples are not recognised as theirs: raised late, for the right classes, and truly."""
+"""The alarm for classes whose samples are not recognised as theirs: at the end, for the right classes, and truly."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,10 @@ from torch import Tensor, nn
 
 from evaluation.selection import SelectionScore
 from tests.training.conftest import CLASSES, draw
-from training import Run
+from training import Run, loop, train
 from training.examination import Examiner
 from training.health import FAITHFUL, check_faithful
-
-STEPS = 400
+from training.run import Alarm
 
 
 class Copies(nn.Module):
@@ -43,13 +43,14 @@ class Copies(nn.Module):
 def examiner(tiny_run: Run) -> Examiner:
     images, labels = draw(60)
     scorer = SelectionScore.fit(images, labels, CLASSES, images[:0], labels[:0], seed=0, steps=60)
-    config = replace(tiny_run.config, steps=STEPS, class_counts=(60, 60, 20))
+    config = replace(tiny_run.config, class_counts=(60, 60, 20))
     return Examiner(config, scorer, images, labels)
 
 
-def unfaithful(examiner: Examiner, generator: nn.Module, step: int) -> list[tuple[str, str]]:
-    alarms = examiner.examine(generator, step=step).alarms
-    return [(about, alarm.message) for about, alarm in alarms if alarm.kind == "unfaithful"]
+def unfaithful(examiner: Examiner, generator: nn.Module) -> list[tuple[str, str]]:
+    alarms = examiner.unfaithful(generator, step=300)
+    assert all((alarm.kind, alarm.step) == ("unfaithful", 300) for _, alarm in alarms)
+    return [(about, alarm.message) for about, alarm in alarms]
 
 
 def test_shares_below_the_threshold_are_named() -> None:
@@ -61,11 +62,11 @@ def test_shares_below_the_threshold_are_named() -> None:
 
 
 def test_a_healthy_run_is_not_warned_of(examiner: Examiner) -> None:
-    assert unfaithful(examiner, Copies(), STEPS) == []
+    assert unfaithful(examiner, Copies()) == []
 
 
 def test_a_class_that_is_not_recognised_is_named_with_number_and_mend(examiner: Examiner) -> None:
-    ((about, message),) = unfaithful(examiner, Copies(wrong=2), STEPS)
+    ((about, message),) = unfaithful(examiner, Copies(wrong=2))
     assert about == "cross"
     share = float(message.split(" only ")[1].split("%")[0]) / 100
     assert share == pytest.approx(0.5, abs=0.15)
@@ -75,9 +76,24 @@ def test_a_class_that_is_not_recognised_is_named_with_number_and_mend(examiner: 
     assert 'quality "labels"' in message
 
 
-def test_a_young_generator_is_not_judged(examiner: Examiner) -> None:
-    assert unfaithful(examiner, Copies(wrong=2), STEPS // 2) == []
-    assert unfaithful(examiner, Copies(wrong=2), STEPS * 3 // 4)
+def test_the_loop_asks_once_at_the_end_and_of_what_is_kept(request_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def watched(examiner: Examiner, generator: nn.Module, step: int) -> list[tuple[str, Alarm]]:
+        assert not generator.training
+        asked.append(step)
+        return [("bar", Alarm("unfaithful", step, "of 'bar'")), ("blob", Alarm("unfaithful", step, "of 'blob'"))]
+
+    monkeypatch.setattr(Examiner, "unfaithful", watched)
+    short = train(request_of(), progress=False)
+    assert asked == [], "too short a training for labels"
+    assert "unfaithful" not in {alarm.kind for alarm in short.status().alarms}
+    monkeypatch.setattr(loop, "LABELS_FROM", 6)
+    run = train(request_of(out="longer"), progress=False)
+    status = run.status()
+    assert status.best is not None
+    assert asked == [status.best.step]
+    assert [alarm.message for alarm in status.alarms if alarm.kind == "unfaithful"] == ["of 'bar'", "of 'blob'"]
 
 
 def test_a_doubt_is_looked_at_again(examiner: Examiner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +108,7 @@ def test_a_doubt_is_looked_at_again(examiner: Examiner, monkeypatch: pytest.Monk
         return found
 
     monkeypatch.setattr(examiner.scorer, "recognised", watched)
-    assert unfaithful(examiner, Copies(wrong=2), STEPS)
+    assert unfaithful(examiner, Copies(wrong=2))
     first, again = asked
     assert first[1] == {0, 1, 2}
     assert again[0] >= 200
