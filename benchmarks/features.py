@@ -59,10 +59,12 @@ Split = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Row:
-    """`accuracy` and its standard deviation over seeds by shots, on test images; `strengths` the C that was chosen."""
+    """`accuracy` and its standard deviation over seeds by shots, on `tested` test images; `strengths` the C that was
+    chosen."""
 
     name: str
     width: int
+    tested: int
     accuracy: dict[int, float]
     deviation: dict[int, float]
     validation: dict[int, float]
@@ -81,7 +83,7 @@ def measure(name: str, features: Sequence[Split], labels: Split, shots: Sequence
     for one in features:
         mean, deviation = one["train"].mean(0), one["train"].std(0)
         scaled.append({split: (x - mean) / np.maximum(deviation, 1e-6) for split, x in one.items()})
-    row = Row(name, scaled[0]["train"].shape[1], {}, {}, {}, {})
+    row = Row(name, scaled[0]["train"].shape[1], len(labels["test"]), {}, {}, {}, {})
     for many in shots:
         everything = many >= np.bincount(labels["train"]).max()
         number = len(features) if everything else seeds
@@ -174,12 +176,14 @@ def conclude(rows: Sequence[Row]) -> str:
     said = []
     for shots, accuracy in ours.accuracy.items():
         gain = accuracy - control.accuracy[shots]
-        margin = 2 * max(ours.deviation[shots], control.deviation[shots])
+        of_images = (accuracy * (1 - accuracy) / ours.tested) ** 0.5
+        margin = 2 * max(ours.deviation[shots], control.deviation[shots], of_images)
         verdict = "a margin" if gain > margin else "no margin" if gain > -margin else "worse"
         said.append(f"{100 * gain:+.1f} points at {shots} ({verdict})")
     return (
         f"Of the trained critics validation prefers {ours.name}. Against the same network untrained: "
-        f"{', '.join(said)}; a margin is more than twice the larger standard deviation."
+        f"{', '.join(said)}; a margin is more than twice the largest of both standard deviations "
+        "and the standard error of the test images."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,19 @@ def test_better_features_are_measured_as_better() -> None:
 
 
 def row(name: str, accuracy: float, deviation: float, validation: float) -> Row:
-    return Row(name, 7, {20: accuracy, 350: 0.96}, {20: deviation, 350: 0.01}, {20: validation, 350: 0.9}, {20: 1.0})
+    return Row(
+        name, 7, 10_000, {20: accuracy, 350: 0.96}, {20: deviation, 350: 0.01}, {20: validation, 350: 0.9}, {20: 1.0}
+    )
 
 
 def test_the_conclusion_says_whether_there_is_a_margin() -> None:
     rows = [row(PIXELS, 0.8, 0.01, 0.99), row("a", 0.9, 0.01, 0.9), row("a, untrained", 0.85, 0.01, 0.8)]
     assert "prefers a. " in conclude(rows)
     assert "+5.0 points at 20 (a margin), +0.0 points at 350 (no margin)" in conclude(rows)
+    assert "+1.5 points at 20 (no margin)" in conclude([row("a", 0.865, 0.01, 0.9), rows[2]])
+    assert "+1.5 points at 20 (a margin)" in conclude([row("a", 0.865, 0.0, 0.9), row("a, untrained", 0.85, 0.0, 0.8)])
+    few = [replace(one, tested=100) for one in (row("a", 0.865, 0.0, 0.9), row("a, untrained", 0.85, 0.0, 0.8))]
+    assert "+1.5 points at 20 (no margin)" in conclude(few), "a hundred test images cannot tell"
     rows += [row("b", 0.8, 0.01, 0.95), row("b, untrained", 0.85, 0.02, 0.8)]
     assert "prefers b. " in conclude(rows), "by validation, not by test"
     assert "-5.0 points at 20 (worse)" in conclude(rows)
