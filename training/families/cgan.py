@@ -96,7 +96,7 @@ class Generator(nn.Module):
         self.growing: Growing | None = None
         if options.images == "convolutional":
             if self.label_hidden is not None:
-                nn.init.normal_(self.label_hidden.weight, 0, 0.5)  # about as large as what comes of the noise
+                nn.init.normal_(self.label_hidden.weight, 0, 0.25)  # larger, and the class drowns the noise
             self.growing = Growing(joined, options.width, image_shape)
         else:
             self.hidden = nn.Linear(joined, options.hidden)
