@@ -186,5 +186,5 @@ def test_a_family_may_prepare_and_measure_itself(request_of: Any, monkeypatch: p
 
 
 def test_an_unknown_family_lists_those_there_are() -> None:
-    with pytest.raises(UsageError, match="augment, acgan, .*dcgan, gan"):
+    with pytest.raises(UsageError, match=r"augment, acgan, .*dcgan, gan"):
         family("stylegan")
