@@ -17,7 +17,7 @@ from training import Run
 
 __all__ = ["RECIPE", "promise"]
 
-RECIPE = Recipe(preset="cpu", steps=2500)
+RECIPE = Recipe(preset="cpu", steps=3000)
 RECOGNISED: Final = 0.75
 
 
