@@ -15,7 +15,7 @@ from training import Run
 
 __all__ = ["RECIPE", "promise"]
 
-RECIPE: Final = Recipe(preset="small", steps=1000)
+RECIPE: Final = Recipe(preset="small", steps=1200)
 _WANTED: Final = 0.95
 
 
