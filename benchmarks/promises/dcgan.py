@@ -26,7 +26,7 @@ RECIPE = Recipe(preset="cpu", steps=1500)
 COMPARED: Final = ("recognised", "precision", "coverage")
 APART: Final = 0.15
 AT_64: Final = 0.6
-_STEPS_AT_64: Final = 600
+_STEPS_AT_64: Final = 1000
 
 
 def promise(run: Run, work: Path) -> Promise:
@@ -56,7 +56,7 @@ def promise(run: Run, work: Path) -> Promise:
             f"{spread:.3f} in {'share recognised' if name == 'recognised' else name}"
             for name, spread in spreads.items()
         )
-        + f" (promised: {APART:g}). At 64x64 after {_STEPS_AT_64} steps of 32 images: {at_64.words()}."
+        + f" (promised: {APART:g}). At 64x64 after {_STEPS_AT_64:,} steps of 32 images: {at_64.words()}."
     )
     figures: dict[str, float | int | str] = {}
     for name, result in {**found, "64 pixels": at_64}.items():
