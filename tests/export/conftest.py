@@ -23,6 +23,13 @@ class Traced:
     graph: onnx.ModelProto
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever looks at the exported bundle runs in one worker, so that it is exported once."""
+    for item in items:
+        if "exported" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("exported"))
+
+
 @pytest.fixture(scope="session")
 def conditional() -> Traced:
     with torch.random.fork_rng(devices=[]):
