@@ -161,11 +161,17 @@ def _plain(value: Any) -> float | int | str:
 
 
 def key(name: str, recipe: Recipe) -> str:
-    """What decides a family's figures: its file, its promise, its recipe."""
+    """What decides a family's figures: its code, its promise, its recipe."""
     found = hashlib.sha256(json.dumps(asdict(recipe) | {"settings": dict(recipe.settings)}, sort_keys=True).encode())
-    for file in (ROOT / "training" / "families" / f"{name}.py", ROOT / "benchmarks" / "promises" / f"{name}.py"):
-        found.update(file.read_bytes())
+    found.update(_code(name))
+    found.update((ROOT / "benchmarks" / "promises" / f"{name}.py").read_bytes())
     return found.hexdigest()[:16]
+
+
+def _code(name: str) -> bytes:
+    """Of the family: its own file, and what families share."""
+    families = ROOT / "training" / "families"
+    return b"".join((families / f"{part}.py").read_bytes() for part in (name, "parts"))
 
 
 def finished(name: str, out: Path) -> bool:
@@ -180,7 +186,7 @@ def finished(name: str, out: Path) -> bool:
 def _forget_what_changed(name: str, recipe: Recipe, work: Path) -> None:
     """`trained` knows requests and not code: what another version of the family trained must not be taken for this
     one's."""
-    code = hashlib.sha256((ROOT / "training" / "families" / f"{name}.py").read_bytes()).hexdigest()
+    code = hashlib.sha256(_code(name)).hexdigest()
     wanted = json.dumps([code, asdict(recipe) | {"settings": dict(recipe.settings)}], sort_keys=True)
     note = work / "code.json"
     if not note.is_file() or note.read_text(encoding="utf-8") != wanted:

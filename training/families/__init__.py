@@ -1,7 +1,8 @@
 """The families of GANs that augmint trains: one file each, one line each.
 
-To add one: write `training/families/<name>.py` (see `base.py` for what it declares) and add its class below. The tests
-in `tests/training/test_families.py` run over this tuple, so a new family inherits them.
+To add one: write `training/families/<name>.py` (see `base.py` for what it declares, and `parts.py` for what families
+share) and add its class below. The tests in `tests/training/test_families.py` run over this tuple, so a new family
+inherits them.
 """
 
 from __future__ import annotations

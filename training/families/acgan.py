@@ -17,14 +17,14 @@ other classes, with margins and a temperature; in the discriminator it is taken 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
 from training.diffaugment import AugmentPolicy, diff_augment
 from training.families.base import (
@@ -38,6 +38,7 @@ from training.families.base import (
     Positive,
     Share,
 )
+from training.families.parts import LazyR1, adam_pair, count_doublings, logistic, narrowed, normal_weights
 
 __all__ = ["Acgan", "AcganOptions", "d2d_cross_entropy"]
 
@@ -93,7 +94,7 @@ class Generator(nn.Module):
         super().__init__()
         self.image_shape = image_shape
         channels, height, width = image_shape
-        doublings = _doublings(height, width)
+        doublings = count_doublings(height, width, base=7)  # 28 -> 7 (2), 32 -> 4 (3), 64 -> 4 (4)
         # A side that is no multiple of 2**doublings is made a little too long and cut.
         inputs = options.width << (doublings - 1)
         self.base = (inputs, -(-height >> doublings), -(-width >> doublings))
@@ -107,7 +108,7 @@ class Generator(nn.Module):
             self.norms.append(Norm(inputs // 2, norm_classes))
             inputs //= 2
         self.to_image = nn.ConvTranspose2d(inputs, channels, 5, 2, 2, output_padding=1)
-        self.apply(_normal)
+        self.apply(normal_weights)
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, 0.0, options.label_init)
@@ -156,7 +157,7 @@ class Critic(nn.Module):
             else None
         )
         if options.critic_norm == "batch":  # without it, signals that weights so small let through vanish
-            self.apply(_normal)
+            self.apply(normal_weights)
         if options.critic_norm == "spectral":
             for layer in list(self.modules()):
                 if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -252,7 +253,7 @@ class Acgan(Family[AcganOptions]):
     def narrower(cls, options: AcganOptions) -> tuple[AcganOptions, ...]:
         if options.width <= _SMALL["width"]:
             return ()
-        return (replace(options, **{**_SMALL, "batch": min(options.batch, _SMALL["batch"])}),)
+        return (narrowed(options, _SMALL),)
 
     def generator(self) -> nn.Module:
         return Generator(self.options, self.image_shape, self.num_classes)
@@ -261,11 +262,8 @@ class Acgan(Family[AcganOptions]):
         return Critic(self.options, self.image_shape, self.num_classes)
 
     def optimizers(self, networks: Networks) -> tuple[Optimizer, Optimizer]:
-        rate, betas = self.options.learning_rate, (self.options.beta1, self.options.beta2)
-        return (
-            Adam(networks.generator.parameters(), rate, betas, fused=True),
-            Adam(networks.critic.parameters(), rate, betas, fused=True),
-        )
+        options = self.options
+        return adam_pair(networks, options.learning_rate, (options.beta1, options.beta2))
 
     def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
         options = self.options
@@ -277,21 +275,15 @@ class Acgan(Family[AcganOptions]):
         options = self.options
         real_images = self.augment(batch.real, batch.random.generator("augment reals"))
         fake_images = self.augment(batch.fake, batch.random.generator("augment fakes"))
-        lazy = options.r1 > 0 and batch.step % options.r1_every == 0
-        if lazy:
-            real_images = real_images.detach().requires_grad_(True)
+        r1 = LazyR1(real_images, weight=options.r1, every=options.r1_every, step=batch.step)
         # Two passes: reals and fakes in one batch would share batch norm's statistics and give themselves away.
-        real, real_class, accuracy = self._judge(critic, real_images, batch.label)
+        real, real_class, accuracy = self._judge(critic, r1.images, batch.label)
         fake, fake_class, _ = self._judge(critic, fake_images, batch.label)
-        loss = F.softplus(-real).mean() + F.softplus(fake).mean()
-        numbers = {"d_real": real.detach().mean(), "d_fake": fake.detach().mean()}
+        loss, numbers = logistic(real, fake)
         if real_class is not None and fake_class is not None:
             loss = loss + options.class_weight * (real_class + options.fakes_weight * fake_class)
             numbers |= {"class_real": real_class.detach(), "class_fake": fake_class.detach(), "accuracy": accuracy}
-        if lazy:
-            (gradient,) = torch.autograd.grad(real.sum(), real_images, create_graph=True)
-            loss = loss + options.r1 * options.r1_every * gradient.square().sum((1, 2, 3)).mean()
-        return loss, numbers
+        return r1.added_to(loss, real), numbers
 
     def g_loss(self, networks: Networks, batch: Batch) -> Losses:
         """Non-saturating: -log D(G(z)), and the classifier's loss on the fakes."""
@@ -313,20 +305,3 @@ class Acgan(Family[AcganOptions]):
             cosines = logits.gather(1, label[:, None]).squeeze(1) * options.temperature
             loss = d2d_cross_entropy(cosines, features, label, margin=options.margin, temperature=options.temperature)
         return realism, loss, (logits.argmax(1) == label).float().mean()
-
-
-def _doublings(height: int, width: int) -> int:
-    """Doublings from a base whose shorter side is 4 to 7: 28 -> 7 (2), 32 -> 4 (3), 64 -> 4 (4)."""
-    count = 1
-    while -(-min(height, width) >> count) > 7:
-        count += 1
-    return count
-
-
-def _normal(module: nn.Module) -> None:
-    """N(0, 0.02) for weights and 0 for biases (appendix A); batch norm's scale stays 1."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, 0.0, 0.02)
-        bias = getattr(module, "bias", None)
-        if bias is not None:
-            nn.init.zeros_(bias)

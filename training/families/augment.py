@@ -42,6 +42,7 @@ from training.families.base import (
     Positive,
     Share,
 )
+from training.families.parts import LazyR1, count_doublings, logistic
 
 __all__ = ["Augment", "AugmentOptions"]
 
@@ -122,7 +123,7 @@ class Generator(nn.Module):
         super().__init__()
         self.image_shape = image_shape
         channels, height, width = image_shape
-        doublings = _doublings(height, width)
+        doublings = count_doublings(height, width)
         widths = [max(8, options.width >> i) for i in range(doublings + 1)]
         # A side that is no multiple of 2**doublings is made a little too long and cut.
         self.base = (widths[0], -(-height >> doublings), -(-width >> doublings))
@@ -278,18 +279,13 @@ class Augment(Family[AugmentOptions]):
         options = self.options
         real_images = self.augment(batch.real, batch.random.generator("augment reals"))
         fake_images = self.augment(batch.fake, batch.random.generator("augment fakes"))
-        lazy = options.r1 > 0 and batch.step % options.r1_every == 0
-        if lazy:
-            real_images = real_images.detach().requires_grad_(True)  # a leaf of its own: the encoder reads batch.real
+        r1 = LazyR1(real_images, weight=options.r1, every=options.r1_every, step=batch.step)
         # One pass over both is safe here: this critic has no batch statistics.
         labels = None if batch.label is None else batch.label.repeat(2)
-        logits = critic(torch.cat([real_images, fake_images]), labels, len(real_images))
+        logits = critic(torch.cat([r1.images, fake_images]), labels, len(r1.images))
         real, fake = logits.chunk(2)
-        loss = F.softplus(-real).mean() + F.softplus(fake).mean()
-        if lazy:
-            (gradient,) = torch.autograd.grad(real.sum(), real_images, create_graph=True)
-            loss = loss + options.r1 * options.r1_every * gradient.square().sum((1, 2, 3)).mean()
-        return loss, {"d_real": real.detach().mean(), "d_fake": fake.detach().mean()}
+        loss, numbers = logistic(real, fake)
+        return r1.added_to(loss, real), numbers
 
     def g_loss(self, networks: Networks, batch: Batch) -> Losses:
         """Non-saturating: -log D(G(z)); and, fading, the squared error of reals that the encoder and the generator
@@ -320,11 +316,3 @@ def _halving(channels: int, height: int, width: int, widest: int) -> tuple[nn.Se
     for kernel, (inputs, outputs) in zip(kernels, pairwise([channels, *widths]), strict=True):
         layers += [nn.Conv2d(inputs, outputs, kernel, 2, 1), nn.LeakyReLU(0.2)]
     return nn.Sequential(*layers), widths[-1] * height * width, widths[-1]
-
-
-def _doublings(height: int, width: int) -> int:
-    """Doublings from a base whose shorter side is 5 to 8: 28 -> 7 (2), 32 -> 8 (2), 64 -> 8 (3)."""
-    count = 0
-    while -(-min(height, width) >> count) > 8:
-        count += 1
-    return max(count, 1)

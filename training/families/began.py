@@ -29,9 +29,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
 from training.families.base import Batch, Count, Family, FamilyOptions, Losses, Networks, NonNegative, Positive, Share
+from training.families.parts import adam_pair
 
 __all__ = ["Began", "BeganOptions"]
 
@@ -172,11 +173,8 @@ class Began(Family[BeganOptions]):
         return Critic(self.options, self.image_shape)
 
     def optimizers(self, networks: Networks) -> tuple[Optimizer, Optimizer]:
-        rate, betas = self.options.learning_rate, (self.options.beta1, self.options.beta2)
-        return (
-            Adam(networks.generator.parameters(), rate, betas, fused=True),
-            Adam(networks.critic.parameters(), rate, betas, fused=True),
-        )
+        options = self.options
+        return adam_pair(networks, options.learning_rate, (options.beta1, options.beta2))
 
     def schedule(self, generator: Optimizer, critic: Optimizer, step: int, steps: int) -> None:
         halved = sum(step >= share * steps for share in self.options.halvings)

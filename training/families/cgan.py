@@ -22,15 +22,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import SGD, Optimizer
 
-from augmint.errors import UsageError
 from training.diffaugment import AugmentPolicy, diff_augment
 from training.families.base import (
     Batch,
@@ -42,6 +41,16 @@ from training.families.base import (
     NonNegative,
     Positive,
     Share,
+)
+from training.families.parts import (
+    LazyR1,
+    Maxout,
+    adam_pair,
+    check_fully_connected,
+    count_doublings,
+    logistic,
+    narrowed,
+    uniform_weights,
 )
 
 __all__ = ["Cgan", "CganOptions"]
@@ -101,7 +110,7 @@ class Generator(nn.Module):
         else:
             self.hidden = nn.Linear(joined, options.hidden)
             self.pixels = nn.Linear(options.hidden, math.prod(image_shape))
-            _uniform(self, options.generator_init)
+            uniform_weights(self, options.generator_init)
 
     def forward(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
         if self.growing is None:
@@ -128,19 +137,16 @@ class Growing(nn.Module):
     def __init__(self, joined: int, width: int, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         channels, self.height, self.width = image_shape
-        doublings = 1
-        while -(-min(self.height, self.width) >> doublings) > 8:
-            doublings += 1
+        self.doublings = count_doublings(self.height, self.width)
         # A side that is no multiple of 2**doublings is made a little too long and cut.
-        self.base = (width, -(-self.height >> doublings), -(-self.width >> doublings))
+        self.base = (width, -(-self.height >> self.doublings), -(-self.width >> self.doublings))
         self.hidden = nn.Linear(joined, math.prod(self.base))
-        widths = [max(8, width >> i) for i in range(doublings + 1)]
+        widths = [max(8, width >> i) for i in range(self.doublings + 1)]
         self.convolutions, self.norms, self.modulations = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for inputs, outputs in zip([*widths, widths[-1]], [*widths[1:], widths[-1], channels], strict=True):
             self.norms.append(nn.BatchNorm2d(inputs, affine=False))
             self.modulations.append(nn.Linear(joined, 2 * inputs))
             self.convolutions.append(nn.Conv2d(inputs, outputs, 3, padding=1))
-        self.doublings = doublings
 
     def forward(self, joined: Tensor) -> Tensor:
         x = self.hidden(joined).view(-1, *self.base)
@@ -151,18 +157,6 @@ class Growing(nn.Module):
             if i < self.doublings:
                 x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
         return torch.tanh(x[:, :, : self.height, : self.width])
-
-
-class Maxout(nn.Module):
-    """max over `pieces` linear maps: [N, I] -> [N, O]."""
-
-    def __init__(self, inputs: int, outputs: int, pieces: int) -> None:
-        super().__init__()
-        self.pieces = pieces
-        self.linear = nn.Linear(inputs, outputs * pieces)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x).unflatten(1, (-1, self.pieces)).amax(2)
 
 
 class Critic(nn.Module):
@@ -184,7 +178,7 @@ class Critic(nn.Module):
         self.realism = nn.Linear(options.joint_maxout, 1)
         self.dropout = nn.Dropout(options.critic_dropout)
         if not self.convolutional:
-            _uniform(self, options.critic_init)
+            uniform_weights(self, options.critic_init)
 
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         hidden = self.image(image if self.convolutional else (image + 1) / 2)
@@ -245,18 +239,13 @@ class Cgan(Family[CganOptions]):
     @classmethod
     def check_shape(cls, image_shape: tuple[int, int, int]) -> None:
         super().check_shape(image_shape)
-        channels, height, width = image_shape
-        if channels * height * width > 64 * 64 * 3:
-            raise UsageError(
-                f"family 'cgan' is fully connected and too large for {height}x{width} pixels with {channels} "
-                "channels: choose --resolution 32, or --family augment."
-            )
+        check_fully_connected(cls.name, image_shape, ", or --family augment")
 
     @classmethod
     def narrower(cls, options: CganOptions) -> tuple[CganOptions, ...]:
         if options.images == "convolutional":
             return ()
-        return (replace(options, **{**_SMALL, "batch": min(options.batch, _SMALL["batch"])}),)
+        return (narrowed(options, _SMALL),)
 
     def generator(self) -> nn.Module:
         return Generator(self.options, self.image_shape, self.num_classes)
@@ -266,13 +255,12 @@ class Cgan(Family[CganOptions]):
 
     def optimizers(self, networks: Networks) -> tuple[Optimizer, Optimizer]:
         options = self.options
-
-        def of(network: nn.Module) -> Optimizer:
-            if options.optimizer == "adam":
-                return Adam(network.parameters(), options.learning_rate, (options.beta1, options.beta2), fused=True)
-            return SGD(network.parameters(), options.learning_rate, options.momentum)
-
-        return of(networks.generator), of(networks.critic)
+        if options.optimizer == "adam":
+            return adam_pair(networks, options.learning_rate, (options.beta1, options.beta2))
+        return (
+            SGD(networks.generator.parameters(), options.learning_rate, options.momentum),
+            SGD(networks.critic.parameters(), options.learning_rate, options.momentum),
+        )
 
     def schedule(self, generator: Optimizer, critic: Optimizer, step: int, steps: int) -> None:
         options = self.options
@@ -293,28 +281,14 @@ class Cgan(Family[CganOptions]):
         options = self.options
         real_images = self.augment(batch.real, batch.random.generator("augment reals"))
         fake_images = self.augment(batch.fake, batch.random.generator("augment fakes"))
-        lazy = options.r1 > 0 and batch.step % options.r1_every == 0
-        if lazy:
-            real_images = real_images.detach().requires_grad_(True)
+        r1 = LazyR1(real_images, weight=options.r1, every=options.r1_every, step=batch.step)
         # One pass over both is safe: this critic has no batch statistics.
         labels = None if batch.label is None else batch.label.repeat(2)
-        real, fake = critic(torch.cat([real_images, fake_images]), labels).chunk(2)
-        loss = F.softplus(-real).mean() + F.softplus(fake).mean()
-        if lazy:
-            (gradient,) = torch.autograd.grad(real.sum(), real_images, create_graph=True)
-            loss = loss + options.r1 * options.r1_every * gradient.square().sum((1, 2, 3)).mean()
-        return loss, {"d_real": real.detach().mean(), "d_fake": fake.detach().mean()}
+        real, fake = critic(torch.cat([r1.images, fake_images]), labels).chunk(2)
+        loss, numbers = logistic(real, fake)
+        return r1.added_to(loss, real), numbers
 
     def g_loss(self, networks: Networks, batch: Batch) -> Losses:
         """Non-saturating: -log D(G(z|y)|y)."""
         fake = self.augment(batch.fake, batch.random.generator("augment for G"))
         return F.softplus(-networks.critic(fake, batch.label)).mean(), {}
-
-
-def _uniform(module: nn.Module, limit: float) -> None:
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.uniform_(layer.weight, -limit, limit)
-            nn.init.zeros_(layer.bias)
-        elif isinstance(layer, nn.Embedding):
-            nn.init.uniform_(layer.weight, -limit, limit)

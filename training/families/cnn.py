@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Final, Literal
 
@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer, RMSprop
 
 from training.families.base import Batch, Count, Family, FamilyOptions, Losses, Networks, Positive, Share
+from training.families.parts import count_doublings, logistic, narrowed
 from training.randomness import seed_of
 
 __all__ = ["Cnn", "CnnOptions"]
@@ -65,7 +66,7 @@ class Generator(nn.Module):
         super().__init__()
         self.image_shape = image_shape
         channels, height, width = image_shape
-        doublings = _doublings(height, width)
+        doublings = count_doublings(height, width)
         widths = [max(8, options.width >> i) for i in range(doublings + 2)]
         # A side that is no multiple of 2**doublings is made a little too long and cut.
         self.base = (widths[0], -(-height >> doublings), -(-width >> doublings))
@@ -142,11 +143,7 @@ class Cnn(Family[CnnOptions]):
 
     @classmethod
     def narrower(cls, options: CnnOptions) -> tuple[CnnOptions, ...]:
-        return tuple(
-            replace(options, **{**preset, "batch": min(options.batch, preset["batch"])})
-            for preset in (_SMALL, _CPU)
-            if preset["width"] < options.width
-        )
+        return tuple(narrowed(options, preset) for preset in (_SMALL, _CPU) if preset["width"] < options.width)
 
     def generator(self) -> nn.Module:
         return Generator(self.options, self.image_shape)
@@ -208,8 +205,7 @@ class Cnn(Family[CnnOptions]):
         """Logistic: -log D(x) - log(1 - D(G(z)))."""
         # One pass over both, as in the tutorials: this critic has no batch statistics.
         real, fake = critic(torch.cat([batch.real, batch.fake])).chunk(2)
-        loss = F.softplus(-real).mean() + F.softplus(fake).mean()
-        return loss, {"d_real": real.detach().mean(), "d_fake": fake.detach().mean()}
+        return logistic(real, fake)
 
     def g_loss(self, networks: Networks, batch: Batch) -> Losses:
         """Non-saturating: -log D(G(z))."""
@@ -222,14 +218,6 @@ def _accuracy(critic: nn.Module, real: Tensor, fake: Tensor) -> float:
     critic.eval()
     right = (critic(real) > 0).sum() + (critic(fake) <= 0).sum()
     return float(right) / (len(real) + len(fake))
-
-
-def _doublings(height: int, width: int) -> int:
-    """Doublings from a base whose shorter side is 5 to 8: 28 -> 7 (2), 32 -> 8 (2), 64 -> 8 (3)."""
-    count = 1
-    while -(-min(height, width) >> count) > 8:
-        count += 1
-    return count
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
 from augmint.errors import UsageError
 from training.diffaugment import AugmentPolicy, diff_augment
@@ -36,6 +36,7 @@ from training.families.base import (
     Positive,
     Share,
 )
+from training.families.parts import adam_pair, logistic, narrowed, normal_weights
 
 __all__ = ["Dcgan", "DcganOptions"]
 
@@ -144,11 +145,7 @@ class Dcgan(Family[DcganOptions]):
     @classmethod
     def narrower(cls, options: DcganOptions) -> tuple[DcganOptions, ...]:
         # The paper's numbers are kept where there is time for them.
-        return tuple(
-            replace(options, **{**preset, "batch": min(options.batch, preset["batch"])})
-            for preset in (_SMALL, _CPU)
-            if preset["width"] < options.width
-        )
+        return tuple(narrowed(options, preset) for preset in (_SMALL, _CPU) if preset["width"] < options.width)
 
     def generator(self) -> nn.Module:
         return Generator(self.options, self.image_shape)
@@ -157,11 +154,8 @@ class Dcgan(Family[DcganOptions]):
         return Critic(self.options, self.image_shape)
 
     def optimizers(self, networks: Networks) -> tuple[Optimizer, Optimizer]:
-        rate, betas = self.options.learning_rate, (self.options.beta1, self.options.beta2)
-        return (
-            Adam(networks.generator.parameters(), rate, betas, fused=True),
-            Adam(networks.critic.parameters(), rate, betas, fused=True),
-        )
+        options = self.options
+        return adam_pair(networks, options.learning_rate, (options.beta1, options.beta2))
 
     def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
         options = self.options
@@ -172,8 +166,7 @@ class Dcgan(Family[DcganOptions]):
         # Two passes: reals and fakes in one batch would share batch norm's statistics and give themselves away.
         real = critic(self.augment(batch.real, batch.random.generator("augment reals")), batch.label)
         fake = critic(self.augment(batch.fake, batch.random.generator("augment fakes")), batch.label)
-        loss = F.softplus(-real).mean() + F.softplus(fake).mean()
-        return loss, {"d_real": real.detach().mean(), "d_fake": fake.detach().mean()}
+        return logistic(real, fake)
 
     def g_loss(self, networks: Networks, batch: Batch) -> Losses:
         """Non-saturating: -log D(G(z))."""
@@ -200,7 +193,5 @@ def _normal(module: nn.Module) -> None:
     if isinstance(module, nn.BatchNorm2d):
         nn.init.normal_(module.weight, 1.0, 0.02)
         nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-        nn.init.normal_(module.weight, 0.0, 0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+    else:
+        normal_weights(module)

@@ -13,16 +13,16 @@ authors' code does. Both have the same fixed point, where D is 1/2 everywhere: `
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import SGD, Optimizer
 
-from augmint.errors import UsageError
 from training.families.base import Batch, Count, Family, FamilyOptions, Losses, Networks, Positive, Share
+from training.families.parts import Maxout, adam_pair, check_fully_connected, logistic, narrowed, uniform_weights
 
 __all__ = ["Gan", "GanOptions"]
 
@@ -64,24 +64,12 @@ class Generator(nn.Module):
             nn.ReLU(),
         )
         self.output = nn.Linear(options.hidden, channels * height * width)
-        _uniform(self, options.generator_init)
+        uniform_weights(self, options.generator_init)
 
     def forward(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
         # The paper's images lie in [0, 1]; here, as for every family, in [-1, 1].
         pixels = torch.sigmoid(self.output(self.layers(latent))) * 2 - 1
         return pixels.view(-1, *self.image_shape)
-
-
-class Maxout(nn.Module):
-    """max over `pieces` linear maps: [N, I] -> [N, O]."""
-
-    def __init__(self, inputs: int, outputs: int, pieces: int) -> None:
-        super().__init__()
-        self.pieces = pieces
-        self.linear = nn.Linear(inputs, outputs * pieces)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x).unflatten(1, (-1, self.pieces)).amax(2)
 
 
 class Critic(nn.Module):
@@ -98,7 +86,7 @@ class Critic(nn.Module):
             nn.Dropout(options.dropout),
             nn.Linear(options.maxout, 1),
         )
-        _uniform(self, options.critic_init)
+        uniform_weights(self, options.critic_init)
 
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         logit: Tensor = self.layers((image.flatten(1) + 1) / 2)
@@ -132,21 +120,12 @@ class Gan(Family[GanOptions]):
 
     @classmethod
     def narrower(cls, options: GanOptions) -> tuple[GanOptions, ...]:
-        return tuple(
-            replace(options, **{**preset, "batch": min(options.batch, preset.get("batch", options.batch))})
-            for preset in (_SMALL, _CPU)
-            if preset["hidden"] < options.hidden
-        )
+        return tuple(narrowed(options, preset) for preset in (_SMALL, _CPU) if preset["hidden"] < options.hidden)
 
     @classmethod
     def check_shape(cls, image_shape: tuple[int, int, int]) -> None:
         super().check_shape(image_shape)
-        channels, height, width = image_shape
-        if channels * height * width > 64 * 64 * 3:
-            raise UsageError(
-                f"family 'gan' is fully connected and too large for {height}x{width} pixels with {channels} "
-                "channels: choose --resolution 32, or --family dcgan."
-            )
+        check_fully_connected(cls.name, image_shape, ", or --family dcgan")
 
     def generator(self) -> nn.Module:
         return Generator(self.options, self.image_shape)
@@ -157,11 +136,7 @@ class Gan(Family[GanOptions]):
     def optimizers(self, networks: Networks) -> tuple[Optimizer, Optimizer]:
         options = self.options
         if options.optimizer == "adam":
-            betas = (options.momentum, 0.999)
-            return (
-                Adam(networks.generator.parameters(), options.learning_rate, betas, fused=True),
-                Adam(networks.critic.parameters(), options.critic_learning_rate, betas, fused=True),
-            )
+            return adam_pair(networks, options.learning_rate, (options.momentum, 0.999), options.critic_learning_rate)
         return (
             SGD(networks.generator.parameters(), options.learning_rate, options.momentum),
             SGD(networks.critic.parameters(), options.critic_learning_rate, options.momentum),
@@ -194,14 +169,9 @@ class Gan(Family[GanOptions]):
     def d_loss(self, critic: nn.Module, batch: Batch) -> Losses:
         """Logistic: -log D(x) - log(1 - D(G(z))) (equation 1)."""
         real, fake = critic(batch.real, batch.label), critic(batch.fake, batch.label)
-        loss = F.softplus(-real).mean() + F.softplus(fake).mean()
-        real, fake = real.detach(), fake.detach()
-        return loss, {
-            "d_real": real.mean(),
-            "d_fake": fake.mean(),
-            "p_real": real.sigmoid().mean(),
-            "p_fake": fake.sigmoid().mean(),
-        }
+        loss, numbers = logistic(real, fake)
+        chances = {"p_real": real.detach().sigmoid().mean(), "p_fake": fake.detach().sigmoid().mean()}
+        return loss, numbers | chances
 
     def g_loss(self, networks: Networks, batch: Batch) -> Losses:
         """Non-saturating: -log D(G(z)); with `loss` "minimax", log(1 - D(G(z))), whose gradient is weak at first
@@ -209,10 +179,3 @@ class Gan(Family[GanOptions]):
         fake = networks.critic(batch.fake, batch.label)
         # With D the sigmoid of the logit, log(1 - D) is -softplus(logit), and log D is -softplus(-logit).
         return (-F.softplus(fake) if self.options.loss == "minimax" else F.softplus(-fake)).mean(), {}
-
-
-def _uniform(module: nn.Module, limit: float) -> None:
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.uniform_(layer.weight, -limit, limit)
-            nn.init.zeros_(layer.bias)

@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
 from augmint.errors import UsageError
 from training.diffaugment import WarpPolicy, warp
@@ -40,6 +40,7 @@ from training.families.base import (
     Positive,
     Share,
 )
+from training.families.parts import adam_pair, count_doublings, logistic, normal_weights
 
 __all__ = ["Infogan", "InfoganOptions"]
 
@@ -95,7 +96,7 @@ class Generator(nn.Module):
         super().__init__()
         self.image_shape, self.categories = image_shape, options.categories
         channels, height, width = image_shape
-        doublings = _doublings(height, width)
+        doublings = count_doublings(height, width)
         widths = [options.width << i for i in reversed(range(doublings))]
         # A side that is no multiple of 2**doublings is made a little too long and cut.
         self.base = (widths[0], -(-height >> doublings), -(-width >> doublings))
@@ -114,7 +115,7 @@ class Generator(nn.Module):
         for inputs, outputs in pairwise(widths):
             layers += [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(widths[-1], channels, 4, 2, 1), nn.Tanh())
-        self.apply(_normal)
+        self.apply(normal_weights)  # the authors' code
 
     def forward(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
         category, uniform = codes(latent, self.categories)
@@ -134,7 +135,7 @@ class Critic(nn.Module):
     def __init__(self, options: InfoganOptions, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         channels, height, width = image_shape
-        halvings = _doublings(height, width)
+        halvings = count_doublings(height, width)
         layers: list[nn.Module] = [nn.Conv2d(channels, options.width, 4, 2, 1), nn.LeakyReLU(_LEAK)]
         outputs = options.width
         for _ in range(halvings - 1):
@@ -152,7 +153,7 @@ class Critic(nn.Module):
             nn.Linear(options.q_hidden, options.categories + options.continuous),
         )
         self.sizes = (options.categories, options.continuous)
-        self.apply(_normal)
+        self.apply(normal_weights)  # the authors' code
 
     def forward(
         self, image: Tensor, label: Tensor | None = None, *, read_codes: bool = False
@@ -234,11 +235,8 @@ class Infogan(Family[InfoganOptions]):
         return Critic(self.options, self.image_shape)
 
     def optimizers(self, networks: Networks) -> tuple[Optimizer, Optimizer]:
-        options, betas = self.options, (self.options.beta1, self.options.beta2)
-        return (
-            Adam(networks.generator.parameters(), options.learning_rate, betas, fused=True),
-            Adam(networks.critic.parameters(), options.critic_learning_rate, betas, fused=True),
-        )
+        options = self.options
+        return adam_pair(networks, options.learning_rate, (options.beta1, options.beta2), options.critic_learning_rate)
 
     def d_loss(self, critic: nn.Module, batch: Batch) -> Losses:
         """Logistic: -log D(x) - log(1 - D(G(z))), and -λ log Q(c | G(z)) of the codes c (equation 5). With
@@ -247,14 +245,15 @@ class Infogan(Family[InfoganOptions]):
         real, (category, _) = critic(batch.real, read_codes=True)
         fake, answer = critic(batch.fake, read_codes=True)
         missed, numbers = self._missed(answer, batch)
-        loss = F.softplus(-real).mean() + F.softplus(fake).mean() + missed
+        loss, judged = logistic(real, fake)
+        loss = loss + missed
         if self.options.clustering > 0:
             warped = warp(batch.real, self._policy(), batch.random.generator("warp for Q"))
             _, (other, _) = critic(warped, read_codes=True)
             clustering = clustering_loss(category, other, self.options.balance)
             loss = loss + self.options.clustering * clustering
             numbers["clustering"] = clustering.detach()
-        return loss, {"d_real": real.detach().mean(), "d_fake": fake.detach().mean(), **numbers}
+        return loss, judged | numbers
 
     def g_loss(self, networks: Networks, batch: Batch) -> Losses:
         """Non-saturating: -log D(G(z)), and -λ log Q(c | G(z)) of the codes c (equation 5)."""
@@ -316,19 +315,3 @@ def clustering_loss(logits: Tensor, warped: Tensor, balance: float) -> Tensor:
     shares = (p.mean(0) + log_q.exp().mean(0)) / 2
     entropy = -(shares * shares.clamp_min(1e-8).log()).sum()
     return -(p * log_q).sum(1).mean() + balance * (math.log(logits.shape[1]) - entropy)
-
-
-def _doublings(height: int, width: int) -> int:
-    """Doublings from a base whose shorter side is at most 8: 8 -> 4 (1), 28 -> 7 (2), 32 -> 8 (2), 64 -> 8 (3)."""
-    count = 1
-    while -(-min(height, width) >> count) > 8:
-        count += 1
-    return count
-
-
-def _normal(module: nn.Module) -> None:
-    """N(0, 0.02), as in the authors' code."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-        nn.init.normal_(module.weight, 0.0, 0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

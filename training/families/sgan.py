@@ -29,10 +29,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
-from augmint.errors import UsageError
 from training.families.base import Batch, Count, Family, FamilyOptions, Losses, Networks, NonNegative, Positive, Share
+from training.families.parts import adam_pair, check_fully_connected, logistic
 
 __all__ = ["Sgan", "SganOptions"]
 
@@ -170,12 +170,7 @@ class Sgan(Family[SganOptions]):
     @classmethod
     def check_shape(cls, image_shape: tuple[int, int, int]) -> None:
         super().check_shape(image_shape)
-        channels, height, width = image_shape
-        if channels * height * width > 64 * 64 * 3:
-            raise UsageError(
-                f"family 'sgan' is fully connected and too large for {height}x{width} pixels with {channels} "
-                "channels: choose --resolution 32."
-            )
+        check_fully_connected(cls.name, image_shape)
 
     @classmethod
     def narrower(cls, options: SganOptions) -> tuple[SganOptions, ...]:
@@ -188,11 +183,8 @@ class Sgan(Family[SganOptions]):
         return Critic(self.options, self.image_shape, self.critic_classes)
 
     def optimizers(self, networks: Networks) -> tuple[Optimizer, Optimizer]:
-        rate, betas = self.options.learning_rate, (self.options.beta1, self.options.beta2)
-        return (
-            Adam(networks.generator.parameters(), rate, betas, fused=True),
-            Adam(networks.critic.parameters(), rate, betas, fused=True),
-        )
+        options = self.options
+        return adam_pair(networks, options.learning_rate, (options.beta1, options.beta2))
 
     def schedule(self, generator: Optimizer, critic: Optimizer, step: int, steps: int) -> None:
         decay = max(self.options.decay_share * steps, 1.0)
@@ -229,8 +221,8 @@ class Sgan(Family[SganOptions]):
         realism = judged[0] if isinstance(judged, tuple) else judged
         real, fake = realism[: len(batch.real)], realism[len(batch.real) :][: len(batch.fake)]
         # With D = Z / (Z + 1), Z = Σ exp(logit): -log D(x) = softplus(-log Z), -log(1 - D(G(z))) = softplus(log Z).
-        loss = self.options.unlabelled_weight * (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2
-        numbers = {"d_real": real.detach().mean(), "d_fake": fake.detach().mean()}
+        loss, numbers = logistic(real, fake)
+        loss = self.options.unlabelled_weight * loss / 2
         if batch.labelled is not None:
             labels = batch.labelled[1]
             classes = F.cross_entropy(judged[1][-len(labels) :], labels)
