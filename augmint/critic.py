@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from augmint.bundle import read_bundle
-from augmint.errors import BundleError, RequestError, UnknownLabelError
+from augmint.errors import BundleError, RequestError
 from augmint.runtime import check_signature, open_session
+from augmint.samples import label_numbers
 
 __all__ = ["Critic"]
 
@@ -91,8 +92,4 @@ class Critic:
             raise RequestError(
                 "This critic judges an image as one of a class: give a label for each image.", code="request.labels"
             )
-        names = self.manifest.class_names
-        for label in labels:
-            if label not in names:
-                raise UnknownLabelError(f"unknown label {str(label)[:80]!r}: see class_names.", labels=names)
-        return np.array([names.index(label) for label in labels], dtype=np.int64)
+        return label_numbers(labels, self.manifest.class_names)

@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from augmint.bundle import BundleFiles, Manifest, read_bundle
-from augmint.errors import BundleError, RequestError, UnknownLabelError
+from augmint.errors import BundleError, RequestError
 from augmint.judge import Judge
 from augmint.latent_space import Edit, check_edit, shift, slerp
 from augmint.latents import latents
 from augmint.quality import Quality
 from augmint.runtime import check_signature, open_session
-from augmint.samples import MAX_SEED, BundleInfo, Counts, Reproducibility, Request, Samples
+from augmint.samples import MAX_SEED, BundleInfo, Counts, Reproducibility, Request, Samples, label_numbers
 from augmint.selection import Selection, Walk
 
 __all__ = ["Generator"]
@@ -259,17 +259,13 @@ class Generator:
             RequestError: wrong shapes, numbers that are not finite, or a label that is not there.
         """
         latent = np.ascontiguousarray(np.atleast_2d(np.asarray(latents, dtype=np.float32)))
-        dim, names = self.manifest.sampling.latent_dim, self.class_names or ("",)
+        dim = self.manifest.sampling.latent_dim
         if latent.ndim != 2 or latent.shape[1] != dim or not np.isfinite(latent).all():
             raise RequestError(f"latents must be finite numbers of shape [N, {dim}], not {list(latent.shape)}.")
         wanted = [labels] * len(latent) if isinstance(labels, str) else list(labels)
         if len(wanted) != len(latent):
             raise RequestError(f"there are {len(latent)} latents and {len(wanted)} labels: give one for each.")
-        for label in wanted:
-            if label not in names:
-                shown = ", ".join(names[:20])
-                raise UnknownLabelError(f"unknown label {str(label)[:80]!r}: this bundle has {shown}.", labels=names)
-        numbers = np.array([names.index(label) for label in wanted], dtype=np.int64)
+        numbers = label_numbers(wanted, self.class_names)
         parts = [slice(start, start + _BATCH) for start in range(0, len(latent), _BATCH)]
         images = [self.run(latent[rows], numbers[rows]) for rows in parts]
         return np.concatenate([np.empty((0, *self.manifest.image.shape), dtype=np.uint8), *images])

@@ -7,7 +7,7 @@ This module knows neither ONNX nor HTTP.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol, runtime_checkable
 
@@ -18,7 +18,7 @@ from augmint.errors import RequestError, ShortfallError, UnknownLabelError
 from augmint.latent_space import Edit, check_edit
 from augmint.quality import REASONS, Quality, check_offered, most_candidates
 
-__all__ = ["BundleInfo", "Counts", "Reproducibility", "Request", "Samples", "Source", "pick_seed"]
+__all__ = ["BundleInfo", "Counts", "Reproducibility", "Request", "Samples", "Source", "label_numbers", "pick_seed"]
 
 Counts = Mapping[str, int] | int
 Reproducibility = Literal["exact", "tolerance"]
@@ -172,6 +172,24 @@ class Request:
         return labels, indices
 
 
+def label_numbers(labels: Sequence[str], class_names: Sequence[str]) -> NDArray[np.int64]:
+    """The place of each label among `class_names`, int64 [N]; "" is the only one of an unconditional bundle.
+
+    Raises:
+        UnknownLabelError: one that is not there.
+    """
+    numbers = {name: number for number, name in enumerate(class_names or ("",))}
+    for label in labels:
+        if label not in numbers:
+            raise _unknown(label, class_names)
+    return np.array([numbers[label] for label in labels], dtype=np.int64)
+
+
+def _unknown(label: object, class_names: Sequence[str]) -> UnknownLabelError:
+    shown = (", ".join(class_names[:20]) or "no labels") + (", …" if len(class_names) > 20 else "")
+    return UnknownLabelError(f"unknown label {str(label)[:80]!r}: this bundle has {shown}.", labels=tuple(class_names))
+
+
 def pick_seed() -> int:
     """A seed for somebody who names none, below 2^53."""
     return secrets.randbelow(_PICKED_SEED_LIMIT)
@@ -189,10 +207,7 @@ def _check_counts(
             if not isinstance(label, str):
                 raise RequestError(f"labels are names: write the label {str(label)[:80]} as text, in quotes.")
             if label not in numbers:
-                shown = ", ".join(class_names[:20]) + (", …" if len(class_names) > 20 else "")
-                raise UnknownLabelError(
-                    f"unknown label {str(label)[:80]!r}: this bundle has {shown}.", labels=class_names
-                )
+                raise _unknown(label, class_names)
         pairs = tuple((label, _whole(n, f"the count of {label!r}")) for label, n in counts.items())
     else:
         if class_names:

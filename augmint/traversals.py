@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from augmint.errors import RequestError, UnknownLabelError
+from augmint.errors import RequestError
 from augmint.generator import Generator
+from augmint.samples import label_numbers
 from augmint.sheets import contact_sheet
 
 __all__ = ["edit_sheet", "interpolation_sheet"]
@@ -94,11 +95,8 @@ def interpolation_sheet(
 def _rows(generator: Generator, labels: Sequence[str]) -> list[tuple[str, int]]:
     """Label of each row, and how far its image's index is from the one asked for."""
     names = generator.class_names
-    for label in labels:
-        if label not in names:
-            raise UnknownLabelError(
-                f"unknown label {label[:80]!r}: this bundle has {', '.join(names[:20]) or 'none'}.", labels=names
-            )
+    if labels:
+        label_numbers(labels, names)  # for its sentence about labels that are not there
     if not names:
         return [("", more) for more in range(4)]
     return [(label, 0) for label in (labels or names[:_MOST_LABELS])]
