@@ -122,6 +122,11 @@ class TrainConfig:
         return len(self.class_names) if self.conditional else 0
 
     @property
+    def names_categories(self) -> bool:
+        """Whether it is to be found out which label each category is that the generator finds without labels."""
+        return family(self.family).finds_categories and not self.ignore_labels and len(self.class_names) > 1
+
+    @property
     def critic_classes(self) -> tuple[str, ...]:
         """Classes that the critic takes or tells apart, in the order of their numbers: () where there are none."""
         if not family(self.family).supervised:

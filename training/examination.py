@@ -8,6 +8,7 @@ examining more often or not at all ends with the same weights.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -76,7 +77,7 @@ class Examiner:
             kept = evenly(len(images), 512)
         self.reals = _to_float(images[kept])
         self.real_labels = torch.from_numpy(labels[kept])
-        self.judged = None if judged is None else (_to_float(judged[0]), torch.from_numpy(judged[1]))
+        self.judged = judged
 
     def examine(self, average: nn.Module, *, step: int) -> Examination:
         began = time.monotonic()
@@ -100,34 +101,24 @@ class Examiner:
             seconds=time.monotonic() - began,
         )
 
-    @torch.no_grad()
     def accuracy(self, critic: nn.Module) -> float | None:
         """Mean of the classes' recalls of a critic that classifies, on held-out images; None where it cannot be had."""
         if self.judged is None:
             return None
         images, labels = self.judged
-        device, training = next(critic.parameters()).device, critic.training
-        found = [critic.eval()(part.to(device), None)[1].argmax(1).cpu() for part in images.split(_CHUNK)]
-        critic.train(training)
-        right = torch.cat(found) == labels
-        return float(torch.stack([right[labels == c].float().mean() for c in labels.unique()]).mean())
+        found = _asked(critic, images, lambda part: critic(part, None)[1].argmax(1))
+        right, classes = torch.from_numpy(found == labels), torch.from_numpy(labels)
+        return float(torch.stack([right[classes == c].float().mean() for c in classes.unique()]).mean())
 
-    @torch.no_grad()
     def codes(self, critic: nn.Module) -> CodeMap | None:
         """Which label each category is that the critic sorts the training images into; None where it sorts none, or
         nobody wants labels."""
-        config, family = self.config, self.family
-        if not family.finds_categories or config.ignore_labels or len(config.class_names) < 2:
+        family, names = self.family, self.config.class_names
+        if not self.config.names_categories:
             return None
         some = evenly(len(self.images), _SORTED)
-        device, training = next(critic.parameters()).device, critic.training
-        critic.eval()
-        found = [
-            family.categories_of(critic, _to_float(self.images[some[start : start + _CHUNK]]).to(device)).cpu()
-            for start in range(0, len(some), _CHUNK)
-        ]
-        critic.train(training)
-        return CodeMap.fit(torch.cat(found).numpy(), self.labels[some], family.categories, len(config.class_names))
+        found = _asked(critic, self.images[some], lambda images: family.categories_of(critic, images))
+        return CodeMap.fit(found, self.labels[some], family.categories, len(names))
 
     def _render_each(
         self, generator: nn.Module, *, per_class: int, seed: int
@@ -210,6 +201,17 @@ def render(
         pixels = generator(latent, label).float().add(1).mul(127.5).round().clamp(0, 255)
         made.append(pixels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
     return np.concatenate(made)
+
+
+@torch.no_grad()
+def _asked(critic: nn.Module, images: NDArray[np.uint8], answer: Callable[[Tensor], Tensor]) -> NDArray[np.int64]:
+    """What a critic in eval mode says of images uint8 [N, H, W, C]: class or category numbers, int64 [N]."""
+    device, training = next(critic.parameters()).device, critic.training
+    critic.eval()
+    parts = (images[start : start + _CHUNK] for start in range(0, len(images), _CHUNK))
+    found = torch.cat([answer(_to_float(part).to(device)).cpu() for part in parts])
+    critic.train(training)
+    return found.numpy()
 
 
 def _per_class(config: TrainConfig) -> int:

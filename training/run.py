@@ -39,7 +39,6 @@ from augmint.images import synthetic_sheet_png
 from training.averaging import calibration_batches, recalibrate_batch_norm
 from training.codes import CodeMap
 from training.config import TrainConfig
-from training.families import family
 
 if sys.platform != "win32":
     import fcntl
@@ -290,7 +289,7 @@ def load_codes(run: Run | str | Path, which: Which = "best") -> tuple[CodeMap | 
 
 
 def _codes(config: TrainConfig, state: Mapping[str, Any]) -> tuple[CodeMap | None, str]:
-    if not family(config.family).finds_categories or config.ignore_labels or len(config.class_names) < 2:
+    if not config.names_categories:
         return None, ""
     if state.get("codes") is None:
         return None, "this checkpoint was written between two examinations, which find out what its categories are"

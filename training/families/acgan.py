@@ -245,9 +245,7 @@ class Acgan(Family[AcganOptions]):
     conditional = True
     Options: ClassVar[type[AcganOptions]] = AcganOptions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {"small": _SMALL}
-    enough_steps = (
-        10_000  # for the paper's networks, which took 50,000 (appendix A); less is better spent on the preset's
-    )
+    enough_steps = 10_000  # for the paper's networks, which took 50,000 (appendix A); with fewer the preset's do better
 
     @classmethod
     def narrower(cls, options: AcganOptions) -> tuple[AcganOptions, ...]:
