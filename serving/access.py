@@ -22,6 +22,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Final, Literal, get_args
 
@@ -111,7 +112,7 @@ def add_token(
     path: Path,
     name: str,
     *,
-    scopes: Sequence[Scope] = ("generate",),
+    scopes: Sequence[str] = ("generate",),
     images_per_day: int | None = None,
     expires: date | None = None,
 ) -> str:
@@ -128,12 +129,14 @@ def add_token(
         raise UsageError(f"{path} has {_MOST_TOKENS} tokens, the most there may be: --revoke some.")
     secret = PREFIX + secrets.token_urlsafe(32)
     try:
-        added = Token(
-            name=name,
-            sha256=hashlib.sha256(secret.encode()).hexdigest(),
-            scopes=list(scopes),
-            images_per_day=images_per_day,
-            expires=None if expires is None else expires.isoformat(),
+        added = Token.model_validate(
+            {
+                "name": name,
+                "sha256": hashlib.sha256(secret.encode()).hexdigest(),
+                "scopes": list(scopes),
+                "images_per_day": images_per_day,
+                "expires": None if expires is None else expires.isoformat(),
+            }
         )
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
@@ -319,6 +322,7 @@ _LOCAL_NAMES: Final = frozenset({"localhost"})
 _HOST: Final = re.compile(r"\[(?P<v6>[0-9a-fA-F:.]+)\](?::[0-9]+)?|(?P<name>[^:\[\]]*)(?::[0-9]+)?")
 
 
+@lru_cache(maxsize=256)
 def _name_of(host: bytes | None) -> str | None:
     """Host without its port and brackets; None where there is none, "" for one that is none."""
     if host is None or not host.strip():
@@ -327,6 +331,7 @@ def _name_of(host: bytes | None) -> str | None:
     return (found["v6"] or found["name"]).lower().rstrip(".") if found else ""
 
 
+@lru_cache(maxsize=256)
 def is_loopback(address: str | None) -> bool:
     """Whether only this machine reaches it: 127.0.0.0/8, ::1, a Unix socket."""
     try:

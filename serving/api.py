@@ -444,8 +444,8 @@ class Api:
             # The answer is a function of the request alone, so its tag is known before it is made.
             tag = _tag(served, request, form)
             headers.append((b"etag", tag))
-            if _matches(exchange.headers.get(b"if-none-match"), tag):
-                return Answer(304, b"", b"", [*_about(served, request), *headers])
+            if (known := _known(exchange, served, request, tag, headers)) is not None:
+                return known
         return await self._made(engine, served, request, form, exchange, headers)
 
     async def _image(self, exchange: Exchange) -> Answer:
@@ -466,9 +466,10 @@ class Api:
             edit=_edit(edit),
             editable=served.info.edits,
         )
-        headers = self._lasting(exchange, served, _tag(served, request, form))
-        if _matches(exchange.headers.get(b"if-none-match"), headers[0][1]):
-            return Answer(304, b"", b"", [*_about(served, request), *headers])
+        tag = _tag(served, request, form)
+        headers = self._lasting(exchange, served, tag)
+        if (known := _known(exchange, served, request, tag, headers)) is not None:
+            return known
         return await self._made(engine, served, request, form, exchange, headers)
 
     async def _shard(self, exchange: Exchange) -> Answer:
@@ -487,9 +488,10 @@ class Api:
         request, order = shard_request(
             cycle, k, rows, names, seed=_number(seed or "0", "seed"), truncation=_share(truncation)
         )
-        headers = self._lasting(exchange, served, _tag(served, request, "png", k, rows, cycle.turns, request.firsts))
-        if _matches(exchange.headers.get(b"if-none-match"), headers[0][1]):
-            return Answer(304, b"", b"", [*_about(served, request), *headers])
+        tag = _tag(served, request, "png", k, rows, cycle.turns, request.firsts)
+        headers = self._lasting(exchange, served, tag)
+        if (known := _known(exchange, served, request, tag, headers)) is not None:
+            return known
         self._take(exchange, request)
         images = await self._images(engine, served, request, exchange)
 
@@ -865,6 +867,13 @@ def _about(served: Served, request: Request) -> Headers:
         (b"augmint-seed", str(request.seed).encode()),
         (b"augmint-reproducibility", served.info.reproducibility.encode()),
     ]
+
+
+def _known(exchange: Exchange, served: Served, request: Request, tag: bytes, headers: Headers) -> Answer | None:
+    """304 where the client has it already, so that nothing is made."""
+    if not _matches(exchange.headers.get(b"if-none-match"), tag):
+        return None
+    return Answer(304, b"", b"", [*_about(served, request), *headers])
 
 
 def _query(exchange: Exchange, names: Sequence[str]) -> list[str | None]:

@@ -44,7 +44,8 @@ def token(
         if scope or images_per_day is not None or days is not None:
             raise UsageError("--revoke takes a token back: give nothing else with it.", code="usage.revoke")
         remove_token(file, name)
-        print_json({"revoked": name}) if json else None
+        if json:
+            print_json({"revoked": name})
         return
     if days is not None and not 1 <= days <= 36_500:
         raise UsageError(f"--days {days}: give 1 to 36,500.", code="usage.days")
@@ -52,7 +53,7 @@ def token(
     made = add_token(
         file,
         name,
-        scopes=tuple(dict.fromkeys(scope or ["generate"])),  # type: ignore[arg-type]  # checked there
+        scopes=tuple(dict.fromkeys(scope or ["generate"])),
         images_per_day=images_per_day,
         expires=expires,
     )
