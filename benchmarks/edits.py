@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from augmint.attributes import measure
 from augmint.data import load_data
@@ -95,18 +97,25 @@ def main() -> None:
             print(f"drew {arguments.pictures / name}")
 
 
-def _within(value: np.ndarray, labels: np.ndarray) -> float:
+def _within(value: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
     """Standard deviation within classes."""
     means = np.array([value[labels == k].mean() for k in range(labels.max() + 1)])
     return float(np.sqrt(np.mean((value - means[labels]) ** 2)))
 
 
-def _arithmetic(generator: Generator, images: np.ndarray, labels: np.ndarray, slant: np.ndarray):  # type: ignore[no-untyped-def]
+def _arithmetic(
+    generator: Generator, images: NDArray[np.uint8], labels: NDArray[np.int64], slant: NDArray[np.float64]
+) -> Image.Image:
     """Slanted minus upright of the first class, plus upright of each class: a row each, and what it comes to."""
     each = int((labels == 0).sum())  # the images are in the classes' order
-    upright_of = lambda k: np.argsort(np.abs(slant[labels == k] - np.median(slant)))[:3]  # noqa: E731
+
+    def upright_of(k: int) -> NDArray[np.int64]:
+        return np.argsort(np.abs(slant[labels == k] - np.median(slant)))[:3]
+
+    def latent(chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+        return generator.latents(chosen, seed=SEED)
+
     slanted, upright = np.argsort(slant[labels == 0])[-3:], upright_of(0)
-    latent = lambda chosen: generator.latents(chosen, seed=SEED)  # noqa: E731
     rows, gains = [], []
     for k, name in enumerate(generator.class_names):
         base = upright_of(k)
