@@ -113,7 +113,7 @@ class TrainConfig:
     """Fakes that an evaluation draws, in all classes together."""
     checkpoint_every: Count
     tensorboard: bool
-    ignore_labels: bool = False
+    ignore_labels: bool
     """Whether even categories that the generator found by itself are to stay without labels."""
 
     @property

@@ -459,7 +459,7 @@ def test_inspect_tells_how_a_run_stands(run: Run) -> None:
         class_counts=(3, 2, 1), image_shape=(8, 8, 1), resize="fit", family="gan",
         options=config.options_from("gan", {}), conditional=False, seed=4, steps=9, minutes=None, device="cpu",
         precision="32-true", threads=1, channels_last=False, log_every=1, evaluate_every=1, score_images=9,
-        checkpoint_every=1, tensorboard=False,
+        checkpoint_every=1, tensorboard=False, ignore_labels=False,
     )  # fmt: skip
     training = runs.Run.create("r", made)
     assert "r: killed, step 0 of 9" in run("inspect", "r").out  # it says "running", but nobody holds its lock

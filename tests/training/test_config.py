@@ -48,6 +48,7 @@ def configs(draw: st.DrawFn) -> TrainConfig:
         score_images=500,
         checkpoint_every=3,
         tensorboard=False,
+        ignore_labels=draw(st.booleans()),
     )
 
 
