@@ -57,6 +57,19 @@ class Served:
     judge: Callable[[NDArray[np.uint8], NDArray[np.int64], Quality], NDArray[np.uint8]]
     judging: str
 
+    def __str__(self) -> str:
+        info = self.info
+        exact = (
+            "bit for bit as exported"
+            if info.reproducibility == "exact"
+            else f"within {info.tolerance} grey levels of what was exported"
+        )
+        shape = "×".join(map(str, info.image_shape))
+        return (
+            f"{info.name} ({info.family}, {info.digest[:12]}) on {info.device}: {len(info.class_names)} classes, "
+            f"{shape} images, batches of up to {self.lane.batch}, {exact}"
+        )
+
 
 def check_bundles(places: Sequence[Path]) -> list[BundleFiles]:
     """All that can be checked without a session, and that no two have one name.

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from starlette.middleware.cors import CORSMiddleware
 
-from serving.api import Api, Receive, Scope, Send
+from serving.api import Api
+from serving.exchange import Receive, Scope, Send
 from serving.openapi import HEADERS as EXPOSED
 
 __all__ = ["ApiMiddleware", "drain_on_signal", "log_to_stderr", "quiet_bentoml", "with_cors"]

@@ -6,7 +6,7 @@ Only shapes and types are checked here; whether a label exists is `augmint.sampl
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -16,6 +16,8 @@ from augmint.samples import BundleInfo
 from serving.codecs import Format
 
 __all__ = [
+    "MODELS_IN",
+    "MODELS_OUT",
     "BundleDetail",
     "BundleList",
     "BundleModel",
@@ -184,6 +186,11 @@ class PlanModel(BaseModel):
     requests: int = Field(description="how many requests that takes, at this service's limit")
     seconds: float | None = Field(description="of work, as far as the service knows its pace; null before its first")
     waiting: int = Field(description="images that others wait for now")
+
+
+# Those that the OpenAPI document describes.
+MODELS_IN: Final[tuple[type[BaseModel], ...]] = (GenerateBody, PlanBody)
+MODELS_OUT: Final[tuple[type[BaseModel], ...]] = (BundleList, BundleDetail, PlanModel, ProblemModel)
 
 
 def parse_plan(data: bytes) -> PlanBody:

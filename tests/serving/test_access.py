@@ -220,7 +220,7 @@ def test_the_api_asks_for_tokens(run: Callable[..., None], file: Path) -> None:
 
     async def scenario(h: Harness) -> None:
         h.gate.set()
-        body = {"counts": {h.api.bundles["tiny"].info.class_names[0]: 2}, "seed": 1}
+        body = {"counts": {h.api.context.library["tiny"].info.class_names[0]: 2}, "seed": 1}
         for path in ("/livez", "/readyz", "/", "/openapi.json"):
             reply = await h.ask(method="GET", path=path, server=("10.0.0.1", 80))
             assert reply is not None

@@ -385,7 +385,7 @@ def test_an_unforeseen_error_is_a_problem_without_details(
         def fail(*arguments: Any) -> Any:
             raise ZeroDivisionError("/secret")
 
-        monkeypatch.setattr("serving.api._encode", fail)
+        monkeypatch.setattr("serving.replies._encode", fail)
         document = problem(await service.ask({"counts": {"cat": 1}}), 500, "internal")
         assert "secret" not in json.dumps(document)
         assert document["request_id"] in caplog.text

@@ -1,0 +1,193 @@
+"""From a checked request to images and bytes: limits of the caller, the engine, the quality, the encoders.
+
+Every way of asking for images goes through here, so each of them is counted against the caller's rate and quota, keeps
+to its deadline, stops when its client goes and accounts for what was rejected. Knows nothing of addresses or JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from augmint.errors import DeadlineError, ServiceError
+from augmint.samples import Request, Samples
+from augmint.selection import Selection
+from serving.bundles import Served
+from serving.engine import Engine, Ticket
+from serving.exchange import ClientGoneError, Exchange, Receive
+from serving.limits import Quota, RateLimit
+from serving.metrics import Metrics
+from serving.settings import Settings
+
+__all__ = ["Maker"]
+
+# An answer that takes longer than this has its client watched, to stop when it goes.
+_WATCH_AFTER_S: Final = 0.02
+# Of a request under a quality, made and judged at once: bounds the memory for those that are not kept.
+_CANDIDATES: Final = 1024
+T = TypeVar("T")
+
+
+class Maker:
+    """Has images made. For the event loop that it was made in.
+
+    Attributes:
+        threads: session calls at once.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics, threads: int) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.threads = threads
+        self._rate = RateLimit(settings.rate_images, settings.max_images)
+        self._quota = Quota(settings.workers)
+        self._waking = False
+        self._selecting = 0  # requests under a quality on their way
+        self._loop = asyncio.get_running_loop()
+        self._engine = Engine(
+            threads=threads,
+            queue_images=settings.queue_images,
+            batching=settings.batching,
+            notify=self._notify,
+            observer=metrics,
+        )
+        self._encoders = ThreadPoolExecutor(threads, thread_name_prefix="augmint-encode")
+
+    @property
+    def pending(self) -> int:
+        """Images waiting or being made."""
+        return self._engine.pending
+
+    def stop_admitting(self) -> None:
+        self._engine.stop_admitting()
+
+    async def stop(self) -> None:
+        """Finish what was admitted and end the threads."""
+        # Between two rounds of a request under a quality the engine has nothing of it.
+        end = time.monotonic() + self.settings.timeout_s
+        while self._selecting and time.monotonic() < end:
+            await asyncio.sleep(0.01)
+        await self._loop.run_in_executor(None, self._engine.drain, self.settings.timeout_s)
+        await self._loop.run_in_executor(None, self._engine.close)
+        self._encoders.shutdown(wait=False)
+
+    # ------------------------------------------------------------------------------------------ making
+
+    def take(self, exchange: Exchange, images: int) -> None:
+        """Count images against their caller's rate and quota.
+
+        Raises:
+            UnavailableError: they are too many.
+        """
+        caller = exchange.caller
+        self._rate.take(caller.name, images)
+        self._quota.take(caller.name, caller.images_per_day, images)
+
+    async def images(
+        self, served: Served, request: Request, exchange: Exchange, *, admitted: bool = False
+    ) -> NDArray[np.uint8]:
+        """The images of a request without a quality, uint8 [N, H, W, C].
+
+        Args:
+            served: the bundle.
+            request: checked against it.
+            exchange: whose deadline holds, and whose client is watched.
+            admitted: this is more of what was admitted before; see `Engine.submit`.
+
+        Raises:
+            UnavailableError, DeadlineError, ServiceError: see `Engine.submit`.
+            ClientGoneError: nobody waits any more; what was not begun is never made.
+        """
+        future: asyncio.Future[None] = self._loop.create_future()
+        engine, deadline = self._engine, exchange.deadline
+        ticket = engine.submit(served.lane, request, deadline=deadline, context=future, wake=False, admitted=admitted)
+        if not self._waking:
+            # One turn of the loop later: by then every request that arrived with this one is in the queue too.
+            self._waking = True
+            self._loop.call_soon(self._wake_engine)
+        guard: asyncio.Task[None] | None = None
+
+        def watch() -> None:
+            nonlocal guard
+            guard = self._loop.create_task(_watch(exchange.receive, engine, ticket, deadline))
+
+        timer = self._loop.call_later(_WATCH_AFTER_S, watch)
+        try:
+            await future
+        except asyncio.CancelledError:
+            engine.cancel(ticket)
+            raise
+        finally:
+            timer.cancel()
+            if guard is not None:
+                guard.cancel()
+        if isinstance(ticket.error, _Gone):
+            raise ClientGoneError
+        if ticket.error is not None:
+            raise ticket.error
+        assert ticket.images is not None
+        return ticket.images
+
+    async def select(self, served: Served, request: Request, exchange: Exchange) -> Samples:
+        """The samples of a request under a quality: candidates are made and judged until there are enough, in rounds
+        that others' requests mix with. Raises as `images` does."""
+        selection = Selection(request)
+        most = min(_CANDIDATES, self.settings.queue_images)
+        self._selecting += 1
+        try:
+            while (candidates := selection.next(most)) is not None:
+                images = await self.images(served, candidates, exchange, admitted=selection.examined > 0)
+                labels, _ = candidates.addresses()
+                reasons = await self.aside(lambda: served.judge(images, labels, request.quality))  # noqa: B023
+                selection.add(candidates, images, reasons)
+        finally:
+            self._selecting -= 1
+            beyond = max(selection.examined - request.total, 0)
+            self._rate.charge(exchange.caller.name, beyond)
+            self._quota.charge(exchange.caller.name, beyond)
+        return selection.samples(served.info)
+
+    async def aside(self, work: Callable[[], T]) -> T:
+        """What `work` gives, from a thread of the encoders, so that others are answered meanwhile."""
+        return await self._loop.run_in_executor(self._encoders, work)
+
+    # ------------------------------------------------------------------------------------------ the engine's side
+
+    def _wake_engine(self) -> None:
+        self._waking = False
+        self._engine.wake()
+
+    def _notify(self, tickets: Sequence[Ticket]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(_wake, tickets)
+
+
+class _Gone(ServiceError):
+    """The client went away: there is nobody to tell."""
+
+
+def _wake(tickets: Sequence[Ticket]) -> None:
+    for ticket in tickets:
+        future = ticket.context
+        if isinstance(future, asyncio.Future) and not future.done():
+            future.set_result(None)
+
+
+async def _watch(receive: Receive, engine: Engine, ticket: Ticket, deadline: float) -> None:
+    """Give the ticket up when its client goes or its time is up, whichever is first."""
+    try:
+        async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
+            while (await receive())["type"] != "http.disconnect":
+                pass
+    except TimeoutError:
+        error = DeadlineError("the images were not ready in time: ask for fewer at once, or allow more time.")
+        engine.cancel(ticket, error, reason="deadline")
+    else:
+        engine.cancel(ticket, _Gone("the client went away.", code="service.cancelled"))
