@@ -23,7 +23,7 @@ import numpy as np
 from augmint.archive import pack
 from augmint.data.writing import folder_names, new_folder
 from augmint.errors import DataError, ServiceError, ShortfallError
-from augmint.images import synthetic_png, synthetic_sheet_png
+from augmint.images import Marks, synthetic_png, synthetic_sheet_png, synthetic_webp
 from augmint.latent_space import check_edit, edit_text
 from augmint.quality import Quality, add_rejected, check_offered
 from augmint.samples import BundleInfo, Counts, Reproducibility, Samples, Source, pick_seed
@@ -39,6 +39,7 @@ __all__ = [
     "form_of",
     "labelled_pngs",
     "marked_png",
+    "marked_webp",
     "new_file",
     "write_samples",
 ]
@@ -286,8 +287,16 @@ def _folders(class_names: tuple[str, ...]) -> tuple[str, ...]:
 
 def marked_png(samples: Samples, i: int) -> bytes:
     """One of the images as a PNG, with its address and the mark of synthetic origin."""
-    return synthetic_png(
-        samples.images[i],
+    return synthetic_png(samples.images[i], **_marks(samples, i))
+
+
+def marked_webp(samples: Samples, i: int) -> bytes:
+    """One of the images as a lossless WebP, with its address and the mark of synthetic origin."""
+    return synthetic_webp(samples.images[i], **_marks(samples, i))
+
+
+def _marks(samples: Samples, i: int) -> Marks:
+    return Marks(
         bundle=samples.bundle,
         label=samples.class_names[samples.labels[i]] if samples.class_names else "",
         seed=int(samples.seeds[i]),

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Final
 
 from augmint.errors import RequestError
-from serving.codecs import FORMATS, Format
+from serving.codecs import FORMATS, ONE_IMAGE, Format
 
 __all__ = ["choose"]
 
@@ -21,11 +21,11 @@ def choose(accept: str, images: int) -> Format:
         RequestError: none can be made; code "request.not-acceptable".
     """
     for form in _ranked(accept):
-        if form != "png" or images == 1:
+        if images == 1 or form not in ONE_IMAGE:
             return form
     offered = ", ".join(media.name for media in FORMATS.values())
     raise RequestError(
-        f"Accept allows none of the formats there are: {offered} (image/png for exactly one image); "
+        f"Accept allows none of the formats there are: {offered} (image/png and image/webp for exactly one image); "
         "`format` in the body goes before Accept.",
         code="request.not-acceptable",
     )

@@ -7,7 +7,7 @@
     GET  /v1/bundles/{bundle}/samples.png
     GET  /v1/bundles/{bundle}/report   the evaluation's page, where the bundle has one
     GET  /v1/bundles/{bundle}/images/{label}/{seed}/{index}.png
-                                       one image by its address (without {label} where the bundle has none); also npy
+                                       one image by its address (no {label} where the bundle has none); or npy, webp
     GET  /v1/bundles/{bundle}/shards/{shard}.tar
                                        a piece of an endless data set, as WebDataset reads it
     GET  /                             a page to try it

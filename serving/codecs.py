@@ -1,7 +1,7 @@
-"""Samples as bytes: npy, npz, a zip of PNGs with a table, one PNG. The same samples always give the same bytes.
+"""Samples as bytes: npy, npz, a zip of PNGs with a table, one PNG or WebP. The same samples always give the same bytes.
 
-Every PNG carries the marks of synthetic origin and its address. This module knows nothing of HTTP beyond the media
-types' names.
+Every PNG and WebP carries the marks of synthetic origin and its address. This module knows nothing of HTTP beyond the
+media types' names.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from augmint.archive import pack
 from augmint.errors import RequestError
 from augmint.samples import Samples
-from augmint.sampling import METADATA, columns, labelled_pngs, marked_png
+from augmint.sampling import METADATA, columns, labelled_pngs, marked_png, marked_webp
 
-__all__ = ["CODEC_VERSION", "FORMATS", "Format", "MediaType", "encode", "encode_npy"]
+__all__ = ["CODEC_VERSION", "FORMATS", "ONE_IMAGE", "Format", "MediaType", "encode", "encode_npy"]
 
-Format = Literal["npz", "npy", "zip", "png"]
+Format = Literal["npz", "npy", "zip", "png", "webp"]
 
 # Part of every ETag: to be raised whenever the bytes of any format change.
 CODEC_VERSION: Final = 3
@@ -53,7 +53,12 @@ FORMATS: Final[dict[Format, MediaType]] = {
         "bundle, and edit where there is one; every PNG carries its address and IPTC's mark of synthetic origin",
     ),
     "png": MediaType("image/png", "one PNG, with its address and IPTC's mark of synthetic origin"),
+    "webp": MediaType(
+        "image/webp", "one lossless WebP, RGB also where the image is grey, with the marks of a PNG as XMP"
+    ),
 }
+ONE_IMAGE: Final[frozenset[Format]] = frozenset({"png", "webp"})
+"""Formats that hold exactly one image."""
 assert set(FORMATS) == set(get_args(Format))
 
 
@@ -61,8 +66,10 @@ def encode(samples: Samples, form: Format) -> bytes:
     """The body of an answer.
 
     Raises:
-        RequestError: `form` is "png" and there is not exactly one image.
+        RequestError: `form` is one of `ONE_IMAGE` and there is not exactly one image.
     """
+    if form in ONE_IMAGE and len(samples) != 1:
+        raise RequestError(f"{FORMATS[form].name} holds one image: ask for one, or for another format.")
     match form:
         case "npz":
             return pack(samples)
@@ -71,9 +78,9 @@ def encode(samples: Samples, form: Format) -> bytes:
         case "zip":
             return _zip(samples)
         case "png":
-            if len(samples) != 1:
-                raise RequestError("image/png holds one image: ask for one, or for another format.")
             return marked_png(samples, 0)
+        case "webp":
+            return marked_webp(samples, 0)
 
 
 def encode_npy(images: NDArray[np.uint8]) -> bytes:

@@ -8,13 +8,14 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import features
 
 from augmint import __version__
 from augmint.errors import RequestError
 from augmint.quality import REASONS
 from augmint.samples import Request, Samples
 from serving.bundles import Served
-from serving.codecs import CODEC_VERSION, FORMATS, Format, encode, encode_npy
+from serving.codecs import CODEC_VERSION, FORMATS, ONE_IMAGE, Format, encode, encode_npy
 from serving.exchange import Answer, Exchange, Headers, matches, repr_digest
 from serving.maker import Maker
 
@@ -22,7 +23,7 @@ __all__ = ["about", "etag", "known", "made", "samples_of"]
 
 # Bodies up to this size are encoded where they stand: handing them to a thread would cost more.
 _INLINE_BYTES: Final = 32_768
-_VERSIONS: Final = (__version__, np.__version__, zlib.ZLIB_RUNTIME_VERSION)
+_VERSIONS: Final = (__version__, np.__version__, zlib.ZLIB_RUNTIME_VERSION, features.version("webp"))
 
 
 def about(served: Served, request: Request) -> Headers:
@@ -78,7 +79,7 @@ async def made(
     if request.quality:
         images = await maker.select(served, request, exchange)
         headers += _account(maker, served, request, images)
-        if form == "png" and not len(images):
+        if form in ONE_IMAGE and not len(images):
             raise RequestError(
                 f"none of the {sum(images.generated.values())} images that were made was {request.quality}: "
                 "ask for a lower quality, or with a higher offset.",

@@ -271,6 +271,6 @@ _EXPECTED = {
     "quality": 'text, such as "labels,realism:0.2"',
     "candidates": "a whole number, 1 or more",
     "edit": 'numbers by attribute, such as {"slant": 1.5}',
-    "format": "npz, npy, zip or png",
+    "format": "npz, npy, zip, png or webp",
     "strategy": "auto, minority, not minority, not majority, all, totals by label, or a share from 0 to 1",
 }

@@ -17,7 +17,7 @@ from serving.shards import MOST_SHARDS, Cycle, shard_request, tar
 
 __all__ = ["Addresses"]
 
-_FORM_OF_IMAGE: Final[dict[str, Format]] = {"png": "png", "npy": "npy"}
+_FORM_OF_IMAGE: Final[dict[str, Format]] = {"png": "png", "npy": "npy", "webp": "webp"}
 
 
 class Addresses:
@@ -34,7 +34,7 @@ class Addresses:
         served = library.find(exchange.params["bundle"])
         form = _FORM_OF_IMAGE.get(exchange.params["format"])
         if form is None:
-            raise RequestError("an image has the ending .png or .npy.", code="request.not-found")
+            raise RequestError("an image has the ending .png, .npy or .webp.", code="request.not-found")
         label = exchange.params.get("label")
         truncation, edit = exchange.query("truncation", "edit")
         request = Request.make(
@@ -118,7 +118,7 @@ _TRUNCATION: Final = openapi.option("truncation", "above 0, at most 1; 1 by defa
 _PARTS: Final = [
     openapi.part("seed", "0 … 2^64 - 1"),
     openapi.part("index", "0 … 2^64 - 2"),
-    openapi.part("format", "png or npy"),
+    openapi.part("format", "png, npy or webp (lossless)"),
     _TRUNCATION,
     openapi.option("edit", "amounts by attribute, such as slant:1.5,size:-1"),
 ]
@@ -131,7 +131,7 @@ def _image_operation(name: str, *parts: dict[str, object]) -> dict[str, object]:
         name,
         "One image by its address; a bundle named by its digest makes the answer cacheable for ever.",
         parameters=[openapi.BUNDLE, *parts, *_PARTS],
-        content={"image/png": {}, "application/x-npy": {}},
+        content={"image/png": {}, "application/x-npy": {}, "image/webp": {}},
         headers=openapi.MADE,
         cached=True,
         errors=_ERRORS,

@@ -8,7 +8,7 @@ from augmint.balancing import plan
 from augmint.errors import RequestError, TooLargeError, UsageError
 from augmint.samples import Request
 from serving import accept, openapi
-from serving.codecs import FORMATS
+from serving.codecs import FORMATS, ONE_IMAGE
 from serving.context import Context
 from serving.exchange import JSON, Answer, Exchange, Headers, Route, to_json
 from serving.replies import etag, known, made
@@ -48,8 +48,8 @@ class Generate:
                 "several requests, with offset."
             )
         form = wish.format or accept.choose(exchange.headers.get(b"accept", b"").decode("latin-1"), request.total)
-        if form == "png" and request.total != 1:
-            raise RequestError(f"a PNG holds one image, not {request.total}: ask for one, or for the format zip.")
+        if form in ONE_IMAGE and request.total != 1:
+            raise RequestError(f"{form} holds one image, not {request.total}: ask for one, or for the format zip.")
         headers: Headers = [(b"vary", b"accept")]
         if wish.seed is None:
             headers.append((b"cache-control", b"no-store"))

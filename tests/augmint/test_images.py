@@ -25,9 +25,12 @@ from augmint.images import (
     canonical,
     decode_image,
     encode_png,
+    encode_webp,
     read_marks,
     resize_image,
     synthetic_png,
+    synthetic_text,
+    synthetic_webp,
 )
 from tests.augmint.data.makers import noise
 
@@ -255,11 +258,35 @@ def test_marks_stand_before_the_pixels() -> None:
     assert kinds == [b"IHDR", b"iTXt", b"iTXt", b"iTXt", b"IDAT", b"IEND"]
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (8, 8, 1), (5, 9, 3), (64, 64, 3)])
+def test_webp_keeps_pixels_and_marks(shape: tuple[int, ...]) -> None:
+    pixels = noise(3, shape)
+    data = synthetic_webp(pixels, **_MARK)  # type: ignore[arg-type]
+    assert data == synthetic_webp(pixels, **_MARK)  # type: ignore[arg-type]
+    with Image.open(io.BytesIO(data)) as image:
+        assert (image.format, image.mode) == ("WEBP", "RGB")  # there is no grey WebP
+        packet = image.info["xmp"]
+    assert np.array_equal(decode_image(data).pixels, canonical(pixels))
+    assert read_marks(data) == _MARK
+    assert read_marks(synthetic_webp(pixels, **_MARK, edit="slant:1.5")) == {**_MARK, "edit": "slant:1.5"}  # type: ignore[arg-type]
+    assert packet.decode() == synthetic_text(**_MARK)["XML:com.adobe.xmp"]  # type: ignore[arg-type]
+
+
+def test_webp_that_cannot_be_written() -> None:
+    for wrong in (noise(0, (4, 4, 2)), noise(0).astype(np.int16), np.zeros((1, 16_384), np.uint8)):
+        with pytest.raises(ValueError, match=r"uint8|sides"):
+            encode_webp(wrong)
+
+
 @pytest.mark.parametrize(
     "data",
     [
         b"",
         b"hello",
+        encode_webp(noise(0)),
+        encode_webp(noise(0), "<x"),
+        encode_webp(noise(0), '<!DOCTYPE x [<!ENTITY e "e">]><x>&e;</x>'),
+        encode_webp(noise(0), '<r:Description xmlns:r="http://www.w3.org/1999/02/22-rdf-syntax-ns#"/>'),
         encode_png(noise(0)),
         _bytes(COLOUR, "JPEG"),
         encode_png(noise(0), {"augmint": "hello"}),

@@ -48,6 +48,11 @@ def test_an_image_is_its_address(service: Service, tiny: Generator, label: str) 
     assert (marks["label"], marks["seed"], marks["index"]) == (label, 7, 10**12)
     npy = service.ask("GET", f"/v1/bundles/tiny/images/{quoted}/7/1000000000000.npy")
     assert np.array_equal(np.load(io.BytesIO(npy.body))[0], expected)
+    webp = service.ask("GET", f"/v1/bundles/tiny/images/{quoted}/7/1000000000000.webp")
+    assert webp.headers["content-type"] == "image/webp"
+    assert np.array_equal(array(webp.body), np.broadcast_to(expected, (*expected.shape[:2], 3)))
+    assert read_marks(webp.body) == marks
+    assert len({reply.headers["etag"] for reply in (reply, npy, webp)}) == 3
 
 
 def test_by_digest_it_is_cacheable_for_ever(service: Service, tiny: Generator) -> None:

@@ -125,6 +125,7 @@ def test_the_preferred_batch_follows_the_cost() -> None:
         ("*/*, application/x-npz;q=0", 5, "npy"),
         ("image/*", 1, "png"),
         ("image/png,*/*;q=0.8", 1, "png"),
+        ("image/avif,image/webp,image/png;q=0.8", 1, "webp"),
         ("image/png,*/*;q=0.8", 2, "npz"),
         ("text/html, nonsense, application/x-npy;q=2, application/zip;q=0.1", 2, "zip"),
     ],

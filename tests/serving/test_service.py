@@ -150,7 +150,7 @@ def test_one_png(service: Service, plain: Generator) -> None:
     assert service.generate({**body, "counts": 2}, Accept="image/png, */*;q=0.1").headers["content-type"] != "image/png"
 
 
-@pytest.mark.parametrize("form", ["npz", "npy", "zip", "png"])
+@pytest.mark.parametrize("form", ["npz", "npy", "zip", "png", "webp"])
 def test_the_same_request_gives_the_same_bytes(service: Service, form: str) -> None:
     body = {"bundle": "tiny", "counts": {"cat": 1}, "seed": 3, "format": form}
     first, second = service.generate(body), service.generate(body)
@@ -241,6 +241,7 @@ TINY = {"bundle": "tiny", "counts": {"cat": 1}}
         ({**TINY, "counts": {"cat": 0}}, 422, "invalid", "nothing was asked for"),
         ({**TINY, "counts": 3}, 422, "invalid", "by label"),
         ({**TINY, "counts": {"cat": 2}, "format": "png"}, 422, "invalid", "one image"),
+        ({**TINY, "counts": {"cat": 2}, "format": "webp"}, 422, "invalid", "one image"),
         ({"bundle": "plain", "counts": {"cat": 1}}, 422, "invalid", "unconditional"),
         ({"counts": 1}, 422, "invalid", "tiny, plain"),
         ({"bundle": "nope", "counts": 1}, 404, "unknown-bundle", "tiny, plain"),
