@@ -155,6 +155,7 @@ def _open(path: Path, device: str, settings: Settings) -> Served:
 
     arithmetic = hashlib.sha256(onnxruntime.__version__.encode() + images.tobytes()).hexdigest()
     lane = Lane(info.name, render, info.image_shape, batch=batch, buckets=buckets)
+    lane.seconds_per_image = _call_seconds(render, batch) / batch
     # Opened now, so that a bundle with a bad classifier is refused before anybody asks for it.
     judging = ""
     if any(why == "" for why in info.quality.values()):
@@ -185,6 +186,16 @@ def _render_some(render: Render, size: int) -> None:
     render(np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.uint64), indices, np.ones(size), ())
 
 
+def _call_seconds(render: Render, size: int) -> float:
+    """Of a session call for so many images: the best of three."""
+    times = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        _render_some(render, size)
+        times.append(time.perf_counter() - begun)
+    return min(times)
+
+
 def preferred_batch(render: Render) -> int:
     """The smallest batch that makes images nearly as fast as any: larger ones only make others wait longer.
 
@@ -192,13 +203,9 @@ def preferred_batch(render: Render) -> int:
     """
     seconds: dict[int, float] = {}
     for size in power_buckets(CPU_BATCH):
-        times = []
-        for _ in range(3):
-            begun = time.perf_counter()
-            _render_some(render, size)
-            times.append(time.perf_counter() - begun)
-        seconds[size] = (min(times) + _CALL_OVERHEAD_S) / size
-        if min(times) > _LONG_CALL_S:
+        call = _call_seconds(render, size)
+        seconds[size] = (call + _CALL_OVERHEAD_S) / size
+        if call > _LONG_CALL_S:
             break
     best = min(seconds.values())
     return next(size for size, pace in seconds.items() if pace <= 1.1 * best)

@@ -16,6 +16,7 @@ images, and what happened is told to an `Observer`.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -106,7 +107,7 @@ class Lane:
         # Below: guarded by the engine's lock.
         self.queue: deque[Ticket] = deque()
         self.active = False  # stands in the engine's list of lanes with something to do
-        self.seconds_per_image = 0.0  # moving average, 0 until something was measured
+        self.seconds_per_image = 0.0  # of one thread: moving average, 0 until something was measured
 
     def bucket(self, rows: int) -> int:
         """The size of the session call for so many rows."""
@@ -239,6 +240,8 @@ class Engine:
         threads: how many session calls may run at once: the usable cores on a CPU (with sessions of one thread each),
             one on a GPU.
         queue_images: most images waiting or being made, over all lanes; beyond it `submit` refuses.
+        queue_s: longest expected wait of a request that is admitted, or the time that it takes itself if that is
+            longer: a queue that everybody stands in helps nobody.
         batching: False runs every request alone: for measuring what batching gains.
         notify: given every list of tickets that ended together, from the thread that ended them; must not block.
         observer: see `Observer`.
@@ -249,11 +252,13 @@ class Engine:
         *,
         threads: int,
         queue_images: int,
+        queue_s: float = math.inf,
         batching: bool = True,
         notify: Callable[[Sequence[Ticket]], None] | None = None,
         observer: Observer | None = None,
     ) -> None:
         self.queue_images = queue_images
+        self.queue_s = queue_s
         self.batching = batching
         self.observer: Observer = observer or NoObserver()
         self._notify = notify
@@ -304,8 +309,8 @@ class Engine:
                 while draining.
 
         Raises:
-            UnavailableError: the queue is full ("service.queue-full") or the engine is draining ("service.draining");
-                `retry_after` estimates the wait in seconds.
+            UnavailableError: the queue is too full or too slow ("service.queue-full"), or the engine is draining
+                ("service.draining"); `retry_after` estimates the wait in seconds.
             DeadlineError: the deadline has passed already.
         """
         total = request.total
@@ -313,20 +318,18 @@ class Engine:
             self.observer.refused("deadline", total)
             raise _too_late()
         ticket = Ticket(lane, request, deadline, context)
+        refusal: UnavailableError | None
+        reason: Reason = "queue-full"
         with self._lock:
             if self._closed or (self._draining and not admitted):
                 refusal, reason = _draining(), "draining"
-            elif self._pending + total > self.queue_images and not admitted:
-                wait = self._wait_estimate(lane)
-                refusal, reason = _queue_full(self._pending, self.queue_images, wait), "queue-full"
-            else:
+            elif (refusal := None if admitted else self._full(lane, total)) is None:
                 self._pending += total
                 self._enqueue(ticket)
                 if wake:
                     self._work.notify()
-                refusal = None
         if refusal is not None:
-            self.observer.refused(reason, total)  # type: ignore[arg-type]
+            self.observer.refused(reason, total)
             raise refusal
         return ticket
 
@@ -387,9 +390,22 @@ class Engine:
             ticket.lane.active = True
             self._lanes.append(ticket.lane)
 
-    def _wait_estimate(self, lane: Lane) -> float:
-        """Seconds until what is pending now is done, as far as one can tell."""
-        return self._pending * lane.seconds_per_image / len(self._threads)
+    def _full(self, lane: Lane, total: int) -> UnavailableError | None:
+        """Why so many images more cannot be admitted now, if they cannot."""
+        pace = lane.seconds_per_image / len(self._threads)
+        if self._pending + total > self.queue_images:
+            return _queue_full(
+                f"{self._pending} images to make already, of {self.queue_images} at most", self._pending * pace
+            )
+        # Requests take turns, so what others get first is no more than this one's own size each, and what is being made
+        # now. Never more than all that is pending, which is looked at first because it is mostly little.
+        wait, most = self._pending * pace, max(self.queue_s, total * pace)
+        if wait > most:
+            others = sum(len(lane.queue) for lane in self._lanes)
+            wait = min(wait, (others * max(total, QUANTUM) + len(self._threads) * lane.batch) * pace)
+        if wait > most:
+            return _queue_full(f"work for {wait:.1f} s already", wait)
+        return None
 
     def _fail(self, ticket: Ticket, error: AugmintError) -> None:
         """End a ticket with an error; what no thread has taken yet is no longer pending."""
@@ -485,8 +501,10 @@ class Engine:
 
         ended: list[Ticket] = []
         with self._lock:
-            pace = seconds / rows
-            lane.seconds_per_image += (pace - lane.seconds_per_image) * (0.1 if lane.seconds_per_image else 1.0)
+            # A call of few rows is mostly overhead, and a queue fills calls: its pace is theirs.
+            if rows >= min(QUANTUM, lane.batch) or not lane.seconds_per_image:
+                pace = seconds / rows
+                lane.seconds_per_image += (pace - lane.seconds_per_image) * (0.1 if lane.seconds_per_image else 1.0)
             for ticket, fault in failed.items():
                 if not ticket.done:
                     self._fail(ticket, fault)
@@ -546,9 +564,9 @@ def _draining() -> UnavailableError:
     )
 
 
-def _queue_full(pending: int, most: int, wait: float) -> UnavailableError:
+def _queue_full(work: str, wait: float) -> UnavailableError:
     return UnavailableError(
-        f"the service has {pending} images to make already, of {most} at most: try again shortly.",
+        f"the service has {work}: try again shortly.",
         code="service.queue-full",
         retry_after=max(wait, 0.1),
     )

@@ -54,6 +54,7 @@ class Maker:
         self._engine = Engine(
             threads=threads,
             queue_images=settings.queue_images,
+            queue_s=settings.queue_s,
             batching=settings.batching,
             notify=self._notify,
             observer=metrics,

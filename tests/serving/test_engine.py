@@ -295,6 +295,44 @@ def test_a_full_queue_refuses_and_estimates_the_wait() -> None:
         engine.close()
 
 
+def test_a_request_that_would_wait_long_is_refused_at_once() -> None:
+    """Which a large one may do for as long as it takes itself, and a small one need not do behind a large one."""
+    gate = Gate()
+    engine = Engine(threads=1, queue_images=100_000, queue_s=0.5)
+    one = lane(gate, batch=16)
+    one.seconds_per_image = 0.01
+    try:
+        begun = engine.submit(one, ask(a=1000))
+        assert gate.entered.acquire(timeout=10)
+        with pytest.raises(UnavailableError, match=r"work for [56]\.\d s already") as caught:
+            engine.submit(one, ask(a=500))  # takes 5 s, and would wait for as much and what is being made
+        assert caught.value.code == "service.queue-full"
+        assert caught.value.retry_after is not None
+        assert 5 < caught.value.retry_after < 6
+        admitted = [begun, engine.submit(one, ask(a=1000)), engine.submit(one, ask(b=1))]  # 0.48 s
+        with pytest.raises(UnavailableError):
+            engine.submit(one, ask(b=1))
+        more = engine.submit(one, ask(b=1), admitted=True)
+        gate.open.set()
+        for ticket in (*admitted, more):
+            assert np.array_equal(engine.wait(ticket, 10), expected(ticket.request))
+    finally:
+        engine.close()
+
+
+def test_small_calls_do_not_make_the_pace() -> None:
+    engine = Engine(threads=1, queue_images=1000)
+    one = lane(batch=32)
+    one.seconds_per_image = 100.0
+    try:
+        engine.wait(engine.submit(one, ask(a=15)), 10)
+        assert one.seconds_per_image == 100.0
+        engine.wait(engine.submit(one, ask(a=16)), 10)
+        assert one.seconds_per_image < 91
+    finally:
+        engine.close()
+
+
 def test_a_cancelled_request_frees_the_queue_at_once() -> None:
     gate = Gate()
     engine = Engine(threads=1, queue_images=1000)

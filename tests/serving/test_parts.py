@@ -47,6 +47,7 @@ def test_settings_have_defaults_and_round_trip() -> None:
         ("DEVICE", "cpu:1", "AUGMINT_DEVICE"),
         ("WORKERS", "0", "AUGMINT_WORKERS must be a whole number from 1 to 256"),
         ("MAX_IMAGES", "many", "AUGMINT_MAX_IMAGES must be a whole number"),
+        ("QUEUE_S", "-1", "AUGMINT_QUEUE_S must be a number of seconds from 0"),
         ("TIMEOUT_S", "nan", "AUGMINT_TIMEOUT_S must be a number of seconds"),
         ("BATCHING", "maybe", "AUGMINT_BATCHING must be on or off"),
         ("BUNDLES", os.pathsep, "AUGMINT_BUNDLES must be one or more directories"),
