@@ -74,6 +74,7 @@ class Request:
 
     `firsts` are the labels' first indices: the offset, unless `augmint.selection` asks for what comes next.
     `candidates` bounds how many images of each label are made under a quality, beside the bound there is.
+    `draws` are (seed, truncation) of each entry of `counts`, where they are not all the same; see `of_addresses`.
     """
 
     counts: tuple[tuple[str, int], ...]
@@ -86,6 +87,7 @@ class Request:
     candidates: int | None = None
     firsts: tuple[int, ...] = ()
     edit: Edit = ()
+    draws: tuple[tuple[int, float], ...] = ()
 
     @classmethod
     def make(
@@ -144,6 +146,55 @@ class Request:
             raise RequestError("candidates must be at least 1.")
         step = check_edit(edit, editable or {})
         return cls(pairs, ids, seed, offset, truncation, class_names, wish, candidates, (offset,) * len(pairs), step)
+
+    @classmethod
+    def of_addresses(
+        cls,
+        labels: NDArray[np.int64],
+        seeds: NDArray[np.uint64],
+        indices: NDArray[np.uint64],
+        truncation: NDArray[np.float64],
+        class_names: tuple[str, ...],
+    ) -> Request:
+        """One image of each address, in this order: any mixture of labels and seeds is one request.
+
+        Args:
+            labels: int64 [N], numbers of `class_names`; all 0 for an unconditional bundle.
+            seeds: uint64 [N].
+            indices: uint64 [N], each below 2^64 - 1.
+            truncation: float64 [N], in (0, 1].
+            class_names: the bundle's; empty when unconditional.
+
+        Raises:
+            UnknownLabelError: a number that no label has.
+            RequestError: anything else that is wrong.
+        """
+        if not len(labels):
+            raise RequestError("nothing was asked for: give at least one address.")
+        wrong = (labels < 0) | (labels >= max(len(class_names), 1))
+        if wrong.any():
+            raise _unknown(int(labels[wrong][0]), class_names)
+        if (indices == MAX_SEED).any():
+            raise RequestError("an index must be below 2^64 - 1: choose a smaller one.")
+        if not ((truncation > 0) & (truncation <= 1)).all():  # also catches NaN
+            raise RequestError("truncation must be in (0, 1].")
+        # Rows that go on where the one before ended are one run.
+        same = (labels[1:] == labels[:-1]) & (seeds[1:] == seeds[:-1]) & (truncation[1:] == truncation[:-1])
+        same &= indices[1:] == indices[:-1] + np.uint64(1)
+        begins = np.flatnonzero(np.concatenate([[True], ~same]))
+        lengths = np.diff(begins, append=len(labels)).tolist()
+        ids = labels[begins].tolist()
+        names = class_names or ("",)
+        draws = tuple(zip(seeds[begins].tolist(), truncation[begins].tolist(), strict=True))
+        return cls(
+            counts=tuple((names[label], n) for label, n in zip(ids, lengths, strict=True)),
+            label_ids=tuple(ids),
+            seed=draws[0][0],
+            truncation=draws[0][1],
+            class_names=class_names,
+            firsts=tuple(indices[begins].tolist()),
+            draws=draws,
+        )
 
     @property
     def total(self) -> int:

@@ -122,13 +122,13 @@ class Lane:
         edits: list[tuple[int, int, Edit]] = []
         for part in parts:
             request = part.ticket.request
-            for label, first, n in part.runs:
+            if request.edit:
+                edits.append((len(labels), len(labels) + part.rows, request.edit))
+            for label, first, n, seed, share in part.runs:
                 labels += [label] * n
                 indices += range(first, first + n)
-            if request.edit:
-                edits.append((len(seeds), len(seeds) + part.rows, request.edit))
-            seeds += [request.seed] * part.rows
-            truncation += [request.truncation] * part.rows
+                seeds += [seed] * n
+                truncation += [share] * n
         rows = len(labels)
         padding = self.bucket(rows) - rows
         if padding:
@@ -203,10 +203,12 @@ class Ticket:
         request = self.request
         start, runs = self._taken, []
         while most and self._run < len(request.counts):
-            asked = request.counts[self._run][1]
+            k = self._run
+            asked = request.counts[k][1]
             n = min(asked - self._offset_in_run, most)
             if n:
-                runs.append((request.label_ids[self._run], request.firsts[self._run] + self._offset_in_run, n))
+                seed, share = request.draws[k] if request.draws else (request.seed, request.truncation)
+                runs.append((request.label_ids[k], request.firsts[k] + self._offset_in_run, n, seed, share))
             self._offset_in_run += n
             self._taken += n
             most -= n
@@ -225,12 +227,16 @@ class Ticket:
 
 @dataclass(slots=True)
 class _Part:
-    """Rows `start` … `start + rows` of a ticket's answer, as runs of (label, first index, how many)."""
+    """Rows `start` … `start + rows` of a ticket's answer.
+
+    Attributes:
+        runs: (label, first index, how many, seed, truncation).
+    """
 
     ticket: Ticket
     start: int
     rows: int
-    runs: list[tuple[int, int, int]]
+    runs: list[tuple[int, int, int, int, float]]
 
 
 class Engine:

@@ -115,6 +115,68 @@ def test_every_request_gets_its_own_rows(
         engine.close()
 
 
+Address = tuple[int, int, int, float]
+addresses = st.tuples(
+    st.integers(0, 2),
+    st.sampled_from([0, 5, 2**64 - 1]),
+    st.integers(0, 6) | st.just(2**64 - 2),
+    st.sampled_from([1.0, 0.5]),
+)
+
+
+def of_addresses(rows: list[Address]) -> tuple[Request, NDArray[np.uint8]]:
+    """The request for these addresses, and what it should be answered."""
+    labels, seeds, indices, shares = zip(*rows, strict=True)
+    columns = (
+        np.array(labels),
+        np.array(seeds, dtype=np.uint64),
+        np.array(indices, dtype=np.uint64),
+        np.array(shares),
+    )
+    return Request.of_addresses(*columns, NAMES), paint(*columns, [])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    asked=st.lists(st.lists(addresses, min_size=1, max_size=60), min_size=1, max_size=5),
+    others=st.lists(requests, max_size=3),
+    batch=st.integers(1, 40),
+)
+def test_any_mixture_of_addresses_is_one_request(asked: list[list[Address]], others: list[Request], batch: int) -> None:
+    engine = Engine(threads=2, queue_images=10_000)
+    one = lane(batch=batch)
+    try:
+        tickets = [(engine.submit(one, request), images) for request, images in map(of_addresses, asked)]
+        between = [engine.submit(one, request) for request in others]
+        for ticket, images in tickets:
+            assert np.array_equal(engine.wait(ticket, 10), images)
+        for ticket in between:
+            assert np.array_equal(engine.wait(ticket, 10), expected(ticket.request))
+    finally:
+        engine.close()
+
+
+def test_addresses_that_go_on_are_one_run() -> None:
+    request, _ = of_addresses([(1, 5, i, 1.0) for i in range(50)] + [(1, 5, 7, 1.0), (1, 5, 8, 0.5), (2, 5, 9, 0.5)])
+    assert request.counts == (("b", 50), ("b", 1), ("b", 1), ("c", 1))
+    assert request.firsts == (0, 7, 8, 9)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ([(3, 0, 0, 1.0)], "unknown label '3'"),
+        ([(-1, 0, 0, 1.0)], "unknown label '-1'"),
+        ([(0, 0, 2**64 - 1, 1.0)], "index"),
+        ([(0, 0, 0, 1.0), (0, 0, 0, float("nan"))], "truncation"),
+        ([(0, 0, 0, 0.0)], "truncation"),
+    ],
+)
+def test_addresses_that_are_none(rows: list[Address], sentence: str) -> None:
+    with pytest.raises(AugmintError, match=sentence):
+        of_addresses(rows)
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     asked=st.lists(requests, min_size=2, max_size=10),
