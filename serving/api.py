@@ -12,6 +12,7 @@
                                        a piece of an endless data set, as WebDataset reads it
     GET  /                             a page to try it
     GET  /livez /readyz /metrics /openapi.json
+    GET  /docs.json /schema.json       BentoML's own
 
     Exchange ── door ── router ── handler (serving/routes) ── Answer
                                      └── Maker ── Engine

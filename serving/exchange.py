@@ -144,7 +144,9 @@ class Exchange:
         if given is None:
             return
         if not _TIMEOUT_MS.fullmatch(given):
-            raise RequestError("X-Request-Timeout-Ms must be a whole number of milliseconds, such as 2000.")
+            raise RequestError(
+                "X-Request-Timeout-Ms must be a whole number of milliseconds, such as 2000.", code="request.malformed"
+            )
         self.deadline = min(self.deadline, self.begun + int(given) / 1000)
 
     async def body(self, most: int, kind: bytes = JSON) -> bytes:

@@ -9,34 +9,34 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any, Final
+from typing import Any
 
 from starlette.middleware.cors import CORSMiddleware
 
 from serving.api import Api
 from serving.exchange import Receive, Scope, Send
 from serving.openapi import HEADERS as EXPOSED
+from serving.routes.mounted import BENTOML
 
 __all__ = ["ApiMiddleware", "drain_on_signal", "log_to_stderr", "quiet_bentoml", "with_cors"]
 
 log = logging.getLogger("augmint")
 
-# What BentoML's own router still answers. Everything else, unknown addresses among it, is the API's.
-BENTOML_PATHS: Final = frozenset({"/docs.json", "/schema.json"})
-
 
 class ApiMiddleware:
-    """Hands requests to the API; BentoML's paths and the lifespan events pass through."""
+    """Hands requests to the API, and BentoML's application with them (see `serving.routes.mounted`); the lifespan
+    events pass through."""
 
     def __init__(self, app: Any, *, api: Any) -> None:
         self.app = app
         self.api = api
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in BENTOML_PATHS:
-            await self.app(scope, receive, send)
-        else:
+        if scope["type"] == "http":
+            scope[BENTOML] = self.app
             await self.api(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
 
 def with_cors(api: Api, origins: Sequence[str]) -> Any:

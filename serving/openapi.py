@@ -68,25 +68,31 @@ LATE: Final = ("queue-full", "draining", "deadline")
 _ALWAYS: Final = ("malformed", "misdirected", "uri-too-long", "headers-too-large", "unauthorized", "internal")
 
 
-def part(name: str, description: str) -> Json:
-    """A parameter in the path."""
-    return {"name": name, "in": "path", "required": True, "description": description, "schema": {"type": "string"}}
+def part(name: str, description: str, pattern: str | None = None) -> Json:
+    """A parameter in the path, and the regular expression that it matches."""
+    return {"name": name, "in": "path", "required": True, "description": description, "schema": _text(pattern)}
 
 
-def option(name: str, description: str) -> Json:
+def option(name: str, description: str, pattern: str | None = None) -> Json:
     """A parameter in the query."""
-    return {"name": name, "in": "query", "description": description, "schema": {"type": "string"}}
+    return {"name": name, "in": "query", "description": description, "schema": _text(pattern)}
 
 
-def _header(name: str, description: str) -> Json:
-    return {"name": name, "in": "header", "description": description, "schema": {"type": "string"}}
+def _header(name: str, description: str, pattern: str | None = None) -> Json:
+    return {"name": name, "in": "header", "description": description, "schema": _text(pattern)}
+
+
+def _text(pattern: str | None) -> Json:
+    return {"type": "string", **({} if pattern is None else {"pattern": pattern})}
 
 
 BUNDLE: Final = part("bundle", "a bundle's name, or its digest")
 ACCEPT: Final = _header("Accept", "media ranges with q-values; `format` in the body goes before it")
 _IF_NONE_MATCH: Final = _header("If-None-Match", "ETags that the client has")
 _TIMEOUT: Final = _header(
-    "X-Request-Timeout-Ms", "milliseconds after which the client no longer waits: 504, if the service's own come later"
+    "X-Request-Timeout-Ms",
+    "milliseconds after which the client no longer waits: 504, if the service's own come later",
+    "^[0-9]{1,9}$",
 )
 _REQUEST_ID: Final = _header(
     "X-Request-ID", "returned and logged; one is made where it is missing or not 1 … 128 of A-Za-z0-9._~:+/=@-"

@@ -9,11 +9,12 @@ from serving.exchange import Route
 from serving.routes.addresses import Addresses
 from serving.routes.catalogue import Catalogue
 from serving.routes.generate import Generate
+from serving.routes.mounted import Mounted
 from serving.routes.operation import Operation
 
 __all__ = ["all_routes"]
 
-_SUBJECTS = (Generate, Catalogue, Addresses, Operation)
+_SUBJECTS = (Generate, Catalogue, Addresses, Operation, Mounted)
 
 
 def all_routes(context: Context) -> list[Route]:

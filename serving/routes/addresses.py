@@ -114,11 +114,12 @@ def _edit(text: str | None) -> dict[str, float]:
     return amounts
 
 
-_TRUNCATION: Final = openapi.option("truncation", "above 0, at most 1; 1 by default")
+_DIGITS: Final = "^[0-9]{1,20}$"
+_TRUNCATION: Final = openapi.option("truncation", "above 0, at most 1; 1 by default", r"^[0-9]{0,3}(\.[0-9]{1,17})?$")
 _PARTS: Final = [
-    openapi.part("seed", "0 … 2^64 - 1"),
-    openapi.part("index", "0 … 2^64 - 2"),
-    openapi.part("format", "png, npy or webp (lossless)"),
+    openapi.part("seed", "0 … 2^64 - 1", _DIGITS),
+    openapi.part("index", "0 … 2^64 - 2", _DIGITS),
+    openapi.part("format", "png, npy or webp (lossless)", "^(png|npy|webp)$"),
     _TRUNCATION,
     openapi.option("edit", "amounts by attribute, such as slant:1.5,size:-1"),
 ]
@@ -146,9 +147,9 @@ _SHARD: Final = openapi.operation(
     "A piece of an endless data set, as the webdataset library reads it: key.png and key.cls, in turn by label.",
     parameters=[
         openapi.BUNDLE,
-        openapi.part("shard", "its number, from 0, with or without leading zeros"),
-        openapi.option("per_shard", "images of a shard; 1000 by default"),
-        openapi.option("seed", "0 by default"),
+        openapi.part("shard", "its number, from 0, with or without leading zeros", _DIGITS),
+        openapi.option("per_shard", "images of a shard; 1000 by default", _DIGITS),
+        openapi.option("seed", "0 by default", _DIGITS),
         openapi.option("labels", "balanced (the default), or weights such as a:2,b:1"),
         _TRUNCATION,
     ],

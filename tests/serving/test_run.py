@@ -97,7 +97,10 @@ def test_two_workers_from_anywhere_until_told_to_stop(tmp_path: Path, tiny_bundl
         f"serve(ServeRequest(bundles=(Path('here'),), port={port}, device='cpu', workers=2))"
     )
     home = tmp_path / "home"
-    variables = {"PYTHONPATH": str(ROOT), "AUGMINT_THREADS": "1", "AUGMINT_QUEUE_IMAGES": "1000000"}
+    variables = {
+        **{"PYTHONPATH": str(ROOT), "AUGMINT_THREADS": "1"},
+        **{"AUGMINT_QUEUE_IMAGES": "1000000", "AUGMINT_QUEUE_S": "60"},
+    }
     with running(["-c", driver], tmp_path, port, home, **variables) as service:
         service.wait_until_ready()
         pid = service.process.pid

@@ -429,3 +429,21 @@ def test_the_documents_agree_with_the_service(service: Service) -> None:
             assert str(reply.status) in operation["responses"], path
             content = operation["responses"][str(reply.status)]["content"]  # the tiny bundle has no report, say
             assert reply.headers["content-type"].partition(";")[0] in content
+
+
+def test_bentomls_own_addresses_have_the_same_door(service: Service) -> None:
+    for path in ("/docs.json", "/schema.json"):
+        assert service.ask("GET", path).headers["x-request-id"]
+        assert service.ask("HEAD", path).body == b""
+        assert_problem(service.ask("POST", path, b""), 405, "method-not-allowed")
+        assert_problem(service.ask("GET", path, headers={"Host": "example.org"}), 421, "misdirected")
+
+
+def test_the_clients_time_limit_is_a_number_or_malformed(service: Service) -> None:
+    for text in ("soon", "-1", "1.5", "", "1e3", "9" * 10):
+        for method, path in (("GET", "/livez"), ("POST", "/v1/generate")):
+            problem = assert_problem(service.ask(method, path, b"{}", {"X-Request-Timeout-Ms": text}), 400, "malformed")
+            assert "X-Request-Timeout-Ms" in problem["detail"]
+    late = service.generate({"bundle": "plain", "counts": 3000, "seed": 1}, X_Request_Timeout_Ms="0")
+    assert_problem(late, 504, "deadline")
+    assert service.generate({"bundle": "plain", "counts": 1, "seed": 1}, X_Request_Timeout_Ms="30000").status == 200
