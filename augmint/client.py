@@ -116,7 +116,8 @@ class _Shell:
         """
         Args:
             url: of the service, such as "http://localhost:3000".
-            bundle: which of the service's bundles; may be left out if it has one.
+            bundle: which of the service's bundles: by name (its newest version), `name@DIGEST` (8 hex digits or more)
+                or digest; may be left out if it has one name.
             token: sent as `Authorization: Bearer …`.
             timeout: longest silence, in seconds, while connecting, sending or waiting for the next bytes.
             deadline: longest time, in seconds, that one request may take with all its retries and waits. A large

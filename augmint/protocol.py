@@ -50,6 +50,7 @@ from augmint.errors import (
 from augmint.quality import Quality
 from augmint.samples import BundleInfo, Counts, Reproducibility, Request, Samples
 from augmint.selection import Walk
+from augmint.versions import means
 
 __all__ = [
     "LOWER_ERRORS",
@@ -213,9 +214,11 @@ class Protocol:
         most = max(min(chunk, prepared.limits.images or chunk, _MOST_BYTES // math.prod(info.image_shape)), 1)
         walk = Walk(request)
         delivered = 0
-        begun = renewed = False
+        begun, renewals = False, 0
+        # First whatever the address means now; then that very bundle, also when there is a newer one of its name.
+        address = self.bundle or info.name
         while (piece := walk.piece(most)) is not None:
-            call = self._generate_call(piece, info)
+            call = self._generate_call(piece, info, address)
             try:
                 samples = yield from self._ask(call, partial(self._read_samples, piece=piece, info=info))
             except TooLargeError:
@@ -223,23 +226,21 @@ class Protocol:
                     raise
                 most = max(piece.total // 2, 1)  # the limit is lower than we were told
                 continue
-            except UnknownBundleError:
+            except (UnknownBundleError, _BundleChangedError) as change:
                 self._remembered = None
-                raise
-            except _BundleChangedError as change:
-                self._remembered = None
-                if begun or renewed:
+                if begun or renewals > self.retries:
                     raise TransportError(
-                        f"The bundle {info.name!r} was replaced while {request.total:,} images were on their way "
-                        f"({delivered:,} had arrived, from {info.digest[:12]}…; the service now has "
-                        f"{change.found[:12]}…): ask for all of them again.",
+                        f"The bundle {info.name!r} was replaced or removed while {request.total:,} images were on "
+                        f"their way ({delivered:,} had arrived, from {info.digest[:12]}…): ask for all of them again.",
                         code="service.bundle-changed",
                     ) from None
+                if isinstance(change, UnknownBundleError):
+                    raise
                 # Nothing has been handed out yet: only what we remembered was out of date.
                 request, info = yield from self._renew(request, change.found)
-                walk, renewed = Walk(request), True
+                walk, renewals = Walk(request), renewals + 1
                 continue
-            begun = True
+            begun, address = True, info.digest
             delivered += len(samples)
             samples = walk.advance(piece, samples)
             if len(samples) or request.quality:
@@ -254,14 +255,21 @@ class Protocol:
             )
 
     def _renew(self, request: Request, digest: str) -> Steps[tuple[Request, BundleInfo]]:
-        """The same request for the bundle that the service has now, which must be the one that just answered."""
-        info = self._choose((yield from self.catalogue()))
-        if info.digest != digest:
-            raise TransportError(
-                f"{self.shown_url} answers from a bundle that it does not list: its replicas differ, or it is being "
-                "updated; try again later.",
-                code="service.bundle-changed",
-            )
+        """The same request for the bundle that just answered, which the service must list."""
+        differ = TransportError(
+            f"{self.shown_url} answers from a bundle that it does not list: its replicas differ, or it is being "
+            "updated; try again later.",
+            code="service.bundle-changed",
+        )
+        for attempt in itertools.count():
+            catalogue = yield from self.catalogue()
+            listed = [info for info in catalogue.bundles if info.digest == digest]
+            if listed:
+                break
+            if attempt >= self.retries:
+                raise differ
+            yield Pause(self._wait(differ, attempt))  # workers and replicas take up a new bundle one by one
+        info = listed[0]
         counts: Counts = dict(request.counts) if request.class_names else request.total
         again = Request.make(
             counts,
@@ -278,10 +286,10 @@ class Protocol:
 
     # -------------------------------------------------------------------------------------- one request
 
-    def _generate_call(self, piece: Request, info: BundleInfo) -> Call:
+    def _generate_call(self, piece: Request, info: BundleInfo, address: str) -> Call:
         total = piece.total
         document: dict[str, Any] = {
-            "bundle": info.name,
+            "bundle": address,
             "counts": dict(piece.counts) if piece.class_names else total,
             "seed": piece.seed if piece.seed < _JSON_SAFE else str(piece.seed),
             "offset": piece.offset if piece.offset < _JSON_SAFE else str(piece.offset),
@@ -360,17 +368,16 @@ class Protocol:
         )
 
     def _choose(self, catalogue: _Catalogue) -> BundleInfo:
-        names = [info.name for info in catalogue.bundles]
+        names = list(dict.fromkeys(info.name for info in catalogue.bundles))
         shown = ", ".join(names[:20]) or "none"
-        if self.bundle is None:
-            if len(catalogue.bundles) == 1:
-                return catalogue.bundles[0]
+        if self.bundle is None and len(names) != 1:
             raise UnknownBundleError(
                 f"{self.shown_url} has {len(names)} bundles ({shown}): say which, with bundle=… or --bundle.",
                 bundles=names,
             )
+        address = self.bundle or names[0]
         for info in catalogue.bundles:
-            if info.name == self.bundle:
+            if means(address, info.name, info.digest, latest=info.latest):
                 return info
         raise UnknownBundleError(f"{self.shown_url} has no bundle {self.bundle!r}: it has {shown}.", bundles=names)
 

@@ -45,6 +45,7 @@ class BundleInfo:
         device: what it runs on, e.g. "cpu" or "cuda:0".
         quality: part of a `Quality` → "" where it can be judged, else why not.
         edits: attribute that can be edited → the largest amount, in its standard deviations.
+        latest: of the versions that a service has of this name, the newest: the one that the name alone means.
     """
 
     name: str
@@ -58,6 +59,7 @@ class BundleInfo:
     device: str
     quality: Mapping[str, str] = field(default_factory=dict)
     edits: Mapping[str, float] = field(default_factory=dict)
+    latest: bool = True
 
     @property
     def conditional(self) -> bool:

@@ -38,7 +38,7 @@ from augmint.errors import AugmintError, RequestError, ServiceError
 from serving import problems
 from serving.access import AccessError, Door
 from serving.accesslog import AccessLog
-from serving.bundles import open_bundles, threads_for
+from serving.bundles import open_bundle, open_bundles, threads_for
 from serving.context import Context
 from serving.exchange import Answer, ClientGoneError, Exchange, Headers, Receive, Route, Scope, Send
 from serving.library import Library
@@ -46,6 +46,7 @@ from serving.maker import Maker
 from serving.metrics import Metrics
 from serving.routes import all_routes
 from serving.settings import Settings
+from serving.watcher import Watcher, follow
 
 __all__ = ["Api"]
 
@@ -68,6 +69,7 @@ class Api:
         self._door = Door(settings.tokens, open_to_all=not settings.auth, hosts=settings.hosts)
         self.context = Context(settings, self._door, metrics)
         self._access = AccessLog()
+        self._following: asyncio.Task[None] | None = None
         # Other pages may not even show our pictures, unless some are allowed to ask.
         self._resource_policy = b"cross-origin" if settings.origins else b"same-origin"
         self.context.routes += all_routes(self.context)
@@ -106,7 +108,7 @@ class Api:
         if context.metrics is None:
             context.metrics = Metrics()
         try:
-            bundles = await asyncio.get_running_loop().run_in_executor(None, open_bundles, settings, worker)
+            watcher = await asyncio.get_running_loop().run_in_executor(None, self._open, worker)
         except AugmintError as error:
             # No exit: BentoML would start this worker again and again.
             context.failure = f"{error} ({error.code})"
@@ -116,8 +118,9 @@ class Api:
             context.failure = "the bundles could not be opened (bundle.unexpected)"
             log.exception("not ready, and will not be")
             return
-        maker = Maker(settings, context.metrics, threads_for(bundles, settings))
-        for served in bundles.values():
+        library = Library(watcher.served.values())
+        maker = Maker(settings, context.metrics, threads_for(library, settings))
+        for served in library:
             context.metrics.serves(served.info)
             log.info("serving %s", served)
         # What was made so far lives as long as the process: the collector need not look at it ever again. And requests
@@ -125,14 +128,23 @@ class Api:
         gc.collect()
         gc.freeze()
         gc.set_threshold(25_000, 20, 50)
-        context.opened = Library(bundles), maker
+        context.opened = library, maker
         context.metrics.ready(True)
+        if settings.poll_s:
+            following = follow(watcher, library, context.metrics, every_s=settings.poll_s)
+            self._following = asyncio.create_task(following)
         if worker in (None, 1):
             if self._door.local_only:
                 log.info("no tokens (AUGMINT_TOKENS): only this machine is answered")
             elif not self._door.asks_for_tokens:
                 log.warning("AUGMINT_AUTH is off: everybody who reaches this service is answered")
             log.info("ready%s", f" at {url}" if (url := os.environ.get("AUGMINT_URL")) else "")
+
+    def _open(self, worker: int | None) -> Watcher:
+        """The bundles that are there, and from now on a watch on where they are."""
+        watcher = Watcher(self.settings.bundles, lambda path: open_bundle(path, self.settings, worker))
+        watcher.served = open_bundles(self.settings, worker)
+        return watcher
 
     def begin_draining(self) -> None:
         """Not ready from now on, and no new requests; those admitted are finished."""
@@ -145,6 +157,8 @@ class Api:
     async def stop(self) -> None:
         """Finish what was admitted and end the threads."""
         self.begin_draining()
+        if self._following is not None:
+            self._following.cancel()
         if self.context.opened is not None:
             await self.context.maker.stop()
         self._access.flush()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from augmint.bundle import BundleFiles, read_bundle
-from augmint.errors import UsageError
 from augmint.generator import Generator
 from augmint.latents import latents
 from augmint.quality import Quality
@@ -26,7 +25,7 @@ from augmint.samples import BundleInfo
 from serving.engine import Edits, Lane, Render, power_buckets
 from serving.settings import Settings, find_bundles
 
-__all__ = ["Served", "check_bundles", "device_of_worker", "open_bundles", "threads_for"]
+__all__ = ["Served", "check_bundles", "device_of_worker", "open_bundle", "open_bundles", "threads_for"]
 
 # On a GPU a session call's fixed cost is large and its memory plentiful.
 GPU_BATCH: Final = 256
@@ -72,40 +71,29 @@ class Served:
 
 
 def check_bundles(places: Sequence[Path]) -> list[BundleFiles]:
-    """All that can be checked without a session, and that no two have one name.
+    """All that can be checked without a session.
 
     Raises:
-        UsageError: no bundle there, or a name twice.
+        UsageError: no bundle there.
         BundleError: a bundle was refused.
     """
-    found = [read_bundle(path) for path in find_bundles(tuple(places))]
-    by_name: dict[str, Path] = {}
-    for files in found:
-        name = files.manifest.identity.name
-        if name in by_name:
-            raise UsageError(
-                f"{by_name[name]} and {files.path} are both named {name!r}: export one of them under another name."
-            )
-        by_name[name] = files.path
-    return found
+    return [read_bundle(path) for path in find_bundles(tuple(places))]
 
 
-def open_bundles(settings: Settings, worker: int | None = None) -> dict[str, Served]:
-    """Open, verify by golden samples and warm every bundle; name -> bundle, in the order given.
+def open_bundles(settings: Settings, worker: int | None = None) -> dict[Path, Served]:
+    """Open, verify by golden samples and warm every bundle; path -> bundle, in the order given.
 
     Raises:
         UsageError, BundleError, DeviceError: see `check_bundles` and `augmint.Generator`.
     """
-    device = device_of_worker(settings, worker)
-    served = [_open(files.path, device, settings) for files in check_bundles(settings.bundles)]
-    return {bundle.info.name: bundle for bundle in served}
+    return {files.path: open_bundle(files.path, settings, worker) for files in check_bundles(settings.bundles)}
 
 
-def threads_for(bundles: Mapping[str, Served], settings: Settings) -> int:
+def threads_for(bundles: Iterable[Served], settings: Settings) -> int:
     """Session calls at once: one on a GPU; on a CPU the cores that are this worker's share."""
     if settings.threads:
         return settings.threads
-    if all(bundle.info.device != "cpu" for bundle in bundles.values()):
+    if all(bundle.info.device != "cpu" for bundle in bundles):
         return 1
     return max(1, usable_cores() // settings.workers)
 
@@ -128,9 +116,10 @@ def _visible_gpus(environment: Mapping[str, str]) -> int:
     return max(1, len(list(driver.iterdir())) if driver.is_dir() else 1)
 
 
-def _open(path: Path, device: str, settings: Settings) -> Served:
+def open_bundle(path: Path, settings: Settings, worker: int | None = None) -> Served:
+    """Open, verify by golden samples and warm a bundle; raises as `open_bundles` does."""
     # One thread a call: on two cores two such calls together beat one call of two threads by a quarter.
-    generator = Generator(path, device=device, threads=1)
+    generator = Generator(path, device=device_of_worker(settings, worker), threads=1)
     info = generator.info()
     render = _renderer(generator)
     if info.device == "cpu":

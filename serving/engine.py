@@ -482,6 +482,7 @@ class Engine:
                 self.cancel(ticket, _too_late(), reason="deadline")
             if parts:
                 self._run(lane, parts)
+            del batch, lane, parts, late  # or an idle thread would hold the last bundle, whoever replaced it
 
     def _run(self, lane: Lane, parts: list[_Part]) -> None:
         begun = time.monotonic()

@@ -62,8 +62,14 @@ class Metrics:
         )
         self._bundle_info = gauge(
             "bundle_info",
-            "1 for every bundle that is served.",
+            "1 for every bundle that is served, 0 for one that was.",
             ["bundle", "digest", "family", "device", "reproducibility"],
+            multiprocess_mode="livemax",
+            **common,
+        )
+        self._bundles_refused = gauge(
+            "bundles_refused",
+            "Bundles in the directories that are not served; the log says why.",
             multiprocess_mode="livemax",
             **common,
         )
@@ -95,8 +101,13 @@ class Metrics:
     def unfit(self, bundle: str, reason: str, images: int) -> None:
         self._child(self._unfit, bundle, reason).inc(images)
 
-    def serves(self, info: BundleInfo) -> None:
-        self._bundle_info.labels(info.name, info.digest, info.family, info.device, info.reproducibility).set(1)
+    def serves(self, info: BundleInfo, *, served: bool = True) -> None:
+        labels = (info.name, info.digest, info.family, info.device, info.reproducibility)
+        # Not removed, which prometheus_client cannot do for several processes.
+        self._bundle_info.labels(*labels).set(int(served))
+
+    def refuses(self, bundles: int) -> None:
+        self._bundles_refused.set(bundles)
 
     def ready(self, ready: bool) -> None:
         self._ready.set(int(ready))

@@ -86,7 +86,7 @@ def _text(pattern: str | None) -> Json:
     return {"type": "string", **({} if pattern is None else {"pattern": pattern})}
 
 
-BUNDLE: Final = part("bundle", "a bundle's name, or its digest")
+BUNDLE: Final = part("bundle", "a bundle's name (its newest version), name@DIGEST (8 hex digits or more), or digest")
 ACCEPT: Final = _header("Accept", "media ranges with q-values; `format` in the body goes before it")
 _IF_NONE_MATCH: Final = _header("If-None-Match", "ETags that the client has")
 _TIMEOUT: Final = _header(

@@ -46,7 +46,10 @@ class GenerateBody(_Strict):
     """How many images of what, from which seed."""
 
     bundle: Annotated[str, Field(max_length=256)] | None = Field(
-        None, description="a bundle's name or digest; may be left out where the service has one bundle"
+        None,
+        description="a bundle's name (its newest version, as name@latest), name@DIGEST (8 hex digits or more), or "
+        "digest; may be left out where the service has bundles of one name",
+        examples=["digits", "digits@3f0c2a71"],
     )
     counts: dict[str, Count] | Count = Field(
         description="images of each label; for an unconditional bundle their number",
@@ -95,6 +98,7 @@ class BundleModel(BaseModel):
 
     name: str
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="sha256 of its manifest")]
+    latest: bool = Field(description="whether the name alone means this one, the newest of its name")
     family: str
     class_names: list[str] = Field(description="labels, in order; empty when unconditional")
     image_shape: Annotated[list[int], Field(min_length=3, max_length=3, description="height, width, channels")]
@@ -108,10 +112,11 @@ class BundleModel(BaseModel):
     edits: dict[str, float] = Field(description="attribute that can be edited: the largest amount, either way")
 
     @classmethod
-    def of(cls, info: BundleInfo) -> dict[str, Any]:
+    def of(cls, info: BundleInfo, latest: bool) -> dict[str, Any]:
         return {
             "name": info.name,
             "digest": info.digest,
+            "latest": latest,
             "family": info.family,
             "class_names": list(info.class_names),
             "image_shape": list(info.image_shape),

@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 from augmint.errors import UsageError
 
-__all__ = ["PREFIX", "Settings", "find_bundles"]
+__all__ = ["PREFIX", "Settings", "find_bundles", "scan"]
 
 PREFIX: Final = "AUGMINT_"
 _MANIFEST: Final = "manifest.json"
@@ -29,6 +29,7 @@ class Settings:
 
     Attributes:
         bundles: bundle directories, or directories of bundles; separated as in PATH.
+        poll_s: seconds between two looks at these directories, for bundles that come, go or change; 0: never.
         device: "auto", "cpu", "cuda" or "cuda:N". With several workers, "cuda" gives each its own GPU in turn.
         workers: processes that answer requests. One is right on a CPU; on several GPUs, one each.
         threads: session calls at once in each worker; 0 chooses: the usable cores on a CPU, 1 on a GPU.
@@ -52,6 +53,7 @@ class Settings:
     """
 
     bundles: tuple[Path, ...] = (Path("bundles"),)
+    poll_s: float = 1.0
     device: str = "auto"
     workers: int = 1
     threads: int = 0
@@ -81,6 +83,7 @@ class Settings:
         read, default = _Reader(env), cls()
         settings = cls(
             bundles=read("bundles", _paths, "one or more directories", default.bundles),
+            poll_s=read("poll_s", _number(0, 3600), "a number of seconds from 0 to 3600", default.poll_s),
             device=read("device", _device, "auto, cpu, cuda or cuda:N", default.device),
             workers=read("workers", _whole(1, 256), "a whole number from 1 to 256", default.workers),
             threads=read("threads", _whole(0, 1024), "a whole number from 0 to 1024", default.threads),
@@ -144,19 +147,31 @@ def find_bundles(places: tuple[Path, ...]) -> tuple[Path, ...]:
                 f"{place} is not a directory: give a bundle that `augmint export` wrote, or a directory of bundles "
                 f"(the variable {PREFIX}BUNDLES, or the arguments of `augmint serve`)."
             )
-        if (place / _MANIFEST).exists():
-            found.append(place)
-            continue
-        # Hidden ones are half-written: an export writes to a temporary name first.
-        inside = sorted(p for p in place.iterdir() if p.is_dir() and not p.name.startswith("."))
-        bundles = [path for path in inside if (path / _MANIFEST).exists()]
+        bundles = scan(place)
         if not bundles:
             raise UsageError(
                 f"{place} holds no bundle (no {_MANIFEST} in it or one level below): export a run into it first, "
                 f"with `augmint export RUN --out {place}/NAME`."
             )
         found += bundles
-    return tuple(dict.fromkeys(path.resolve() for path in found))
+    return tuple(dict.fromkeys(found))
+
+
+def scan(place: Path) -> list[Path]:
+    """Bundle directories at a place: itself, or those one level below; none where there is no such directory.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    try:
+        inside = sorted(os.scandir(place), key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    if any(entry.name == _MANIFEST for entry in inside):
+        return [place.resolve()]
+    # Hidden ones are half-written: an export writes to a temporary name first.
+    paths = [place / entry.name for entry in inside if entry.is_dir() and not entry.name.startswith(".")]
+    return [path.resolve() for path in paths if (path / _MANIFEST).exists()]
 
 
 class _Reader:

@@ -120,7 +120,7 @@ def _service(url: str, token: str | None) -> tuple[Any, str]:
     for info in bundles:
         lines += [
             "",
-            f"{info.name}",
+            f"{info.name}" if info.latest else f"{info.name}@{info.digest[:12]}",
             f"  digest           {info.digest}",
             f"  family           {info.family}",
             f"  labels           {', '.join(info.class_names) or 'none: unconditional'}",

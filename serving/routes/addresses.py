@@ -82,7 +82,7 @@ class Addresses:
     def _lasting(self, exchange: Exchange, served: Served, tag: bytes) -> Headers:
         """ETag and Cache-Control of what an address gives: for ever, if it names the bundle by its digest."""
         whose = b"private" if self._context.door.asks_for_tokens else b"public"
-        by_digest = exchange.params["bundle"] == served.info.digest
+        by_digest = exchange.params["bundle"].endswith(served.info.digest)
         return [
             (b"etag", tag),
             (b"cache-control", whose + (b", max-age=31536000, immutable" if by_digest else b", no-cache")),

@@ -25,9 +25,9 @@ class Catalogue:
         ]
 
     async def _list(self, exchange: Exchange) -> Answer:
-        settings = self._context.settings
+        settings, library = self._context.settings, self._context.library
         listing = {
-            "bundles": [BundleModel.of(served.info) for served in self._context.library],
+            "bundles": [BundleModel.of(served.info, library.is_latest(served)) for served in library],
             "limits": {
                 "images": settings.max_images,
                 "queue_images": settings.queue_images,
@@ -38,10 +38,11 @@ class Catalogue:
         return cacheable(exchange, JSON, to_json(listing))
 
     async def _detail(self, exchange: Exchange) -> Answer:
-        served = self._context.library.find(exchange.params["bundle"])
+        library = self._context.library
+        served = library.find(exchange.params["bundle"])
         manifest = served.files.manifest
         detail = {
-            **BundleModel.of(served.info),
+            **BundleModel.of(served.info, library.is_latest(served)),
             "parameters": manifest.architecture.parameters,
             "trained": manifest.identity.trained,
             "licence": manifest.identity.licence,

@@ -70,8 +70,8 @@ class FakeService:
         return {"bundles": bundles, **limits}
 
     def generate(self, document: dict[str, Any], keep: slice = slice(None)) -> httpx2.Response:
-        name = document["bundle"]
-        if name not in self.generators:
+        name = next((n for n, g in self.generators.items() if document["bundle"] in (n, g.digest)), None)
+        if name is None:
             return problem(404, "unknown-bundle", "No such bundle.", bundles=list(self.generators))
         counts = document["counts"]
         total = counts if isinstance(counts, int) else sum(counts.values())

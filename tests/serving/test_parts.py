@@ -73,8 +73,7 @@ def test_bundles_are_found_in_directories(tmp_path: Path, tiny_bundle: Path) -> 
         find_bundles((tmp_path / "none",))
     with pytest.raises(UsageError, match="holds no bundle"):
         find_bundles((many / "notes",))
-    with pytest.raises(UsageError, match="are both named 'tiny'"):
-        check_bundles([many])
+    assert len(check_bundles([many])) == 2
 
 
 def test_a_damaged_bundle_is_refused_by_name(tmp_path: Path, tiny_bundle: Path) -> None:
@@ -234,4 +233,4 @@ def test_tags_differ_between_bundles(tmp_path: Path) -> None:
     request = Request.make({"cat": 1}, ("cat", "dog", "été 10"), seed=1)
     tags = {etag(bundle, request, "npy") for bundle in served.values()}
     assert len(tags) == 2
-    assert read_bundle(first).digest == served["one"].info.digest
+    assert read_bundle(first).digest == served[first].info.digest

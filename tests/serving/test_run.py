@@ -47,10 +47,7 @@ def test_refusals_come_before_anything_is_started(
             serve(replace(request_for, **changes))  # type: ignore[arg-type]
 
     bad = damaged(tiny_bundle, tmp_path / "bad", "golden.npy")
-    twin = tmp_path / "twin"
-    shutil.copytree(tiny_bundle, twin)
     refused(BundleError, r"bad/golden\.npy .* sha256", bundles=(bad,))
-    refused(UsageError, "are both named 'tiny'", bundles=(tiny_bundle, twin))
     refused(UsageError, "is not a directory", bundles=(tmp_path / "none",))
     refused(UsageError, "AUGMINT_WORKERS must be", workers=0)
     refused(UsageError, "AUGMINT_DEVICE must be", device="gpu")
