@@ -30,7 +30,9 @@ class Library:
         names = list(dict.fromkeys(bundle.info.name for bundle in by_digest.values()))
         newest_first = sorted(by_digest.values(), key=_age, reverse=True)
         self._bundles = sorted(newest_first, key=lambda bundle: names.index(bundle.info.name))
-        self._latest = {bundle.info.name: bundle for bundle in reversed(self._bundles)}
+        self._latest: dict[str, Served] = {}
+        for bundle in self._bundles:
+            self._latest.setdefault(bundle.info.name, bundle)
         # What is asked for again and again.
         self._known = self._latest | {bundle.info.digest: bundle for bundle in self._bundles}
 
@@ -53,7 +55,7 @@ class Library:
         Raises:
             UnknownBundleError: there is none, or the address is not enough to tell.
         """
-        names = tuple(sorted(self._latest))
+        names = tuple(self._latest)
         if address is None:
             if len(names) == 1:
                 return self._latest[names[0]]

@@ -300,7 +300,7 @@ def test_a_name_means_its_newest_version_and_each_has_an_address(opened: list[Se
     assert [library.is_latest(bundle) for bundle in library] == [True, False, False, True]
     for strange in (f"tiny@{one.info.digest[:7]}", f"plain@{one.info.digest[:8]}", "tiny@", "tiny@newest", "@latest",
                     one.info.digest[:8], one.info.digest.upper()):  # fmt: skip
-        with pytest.raises(UnknownBundleError, match=r"there is tiny, plain|there is plain, tiny") as error:
+        with pytest.raises(UnknownBundleError, match="there is tiny, plain") as error:
             library.find(strange)
         assert error.value.code == "request.unknown-bundle"
     with pytest.raises(UnknownBundleError, match="2 bundles"):
