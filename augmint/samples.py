@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -207,6 +207,34 @@ class Request:
         if not self.quality:
             return n
         return min(most_candidates(n), self.candidates or MAX_SEED, MAX_SEED - self.offset)
+
+    def parts(self, most: int, start: int = 0, stop: int | None = None) -> Iterator[Request]:
+        """Rows start … stop of the answer (all of it by default), in order, as requests of at most `most` rows each.
+
+        Of requests by counts; not under a quality, where what a row holds depends on those before it.
+
+        >>> [part.counts for part in Request.make({"a": 2, "b": 2}, ("a", "b")).parts(3)]
+        [(('a', 2), ('b', 1)), (('b', 1),)]
+        """
+        assert not self.quality and not self.draws
+        left = (self.total if stop is None else min(stop, self.total)) - start
+        taken: list[tuple[str, int, int, int]] = []  # label, its number, first index, how many
+        room = most
+        for (label, n), number, first in zip(self.counts, self.label_ids, self.firsts, strict=True):
+            skipped = min(start, n)
+            start -= skipped
+            first, n = first + skipped, min(n - skipped, left)
+            while n > 0:
+                here = min(n, room)
+                taken.append((label, number, first, here))
+                first, n, left, room = first + here, n - here, left - here, room - here
+                if not room or not left:
+                    yield self._part(taken)
+                    taken, room = [], most
+
+    def _part(self, runs: Sequence[tuple[str, int, int, int]]) -> Request:
+        labels, numbers, firsts, counts = zip(*runs, strict=True)
+        return replace(self, counts=tuple(zip(labels, counts, strict=True)), label_ids=numbers, firsts=firsts)
 
     def addresses(self, start: int = 0, stop: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
         """Labels int64 [n] and indices uint64 [n] of positions start … stop of the answer (all of it by default)."""

@@ -1,6 +1,7 @@
 """The HTTP API, as one ASGI application: its life, its door, its router, and what every answer has.
 
     POST /v1/generate                  images by label
+    POST /v1/stream                    images of any number, as tar, npy or zip
     POST /v1/plan                      how many images would balance these counts
     GET  /v1/bundles                   what there is, and the limits
     GET  /v1/bundles/{bundle}          one bundle, by name or digest
@@ -29,6 +30,7 @@ import logging
 import os
 import re
 import time
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final
 
@@ -55,6 +57,7 @@ log = logging.getLogger("augmint")
 # What httptools would take of an address and of headers is unbounded; proxies commonly stop at 8 KiB each.
 _MOST_PATH: Final = 8192
 _MOST_HEADERS: Final = 32_768
+_SENT_AT_ONCE: Final = 1 << 18  # bytes of a stream
 _QUIET: Final = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})
 _COUNTED_BY_ENGINE: Final = frozenset(
     {"service.queue-full", "service.draining", "service.deadline", "service.internal", "service.cancelled"}
@@ -236,18 +239,43 @@ class Api:
         elif answer.stream is None:
             headers.append((b"content-length", str(len(answer.body)).encode()))
         await exchange.send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        body = b"" if exchange.method == "HEAD" or answer.status == 304 else answer.body
-        size = len(body)
         if answer.stream is not None:
-            # The server's `send` waits while the client does not read: a slow reader holds back its own stream alone.
-            async with aclosing(answer.stream) as pieces:
-                async for piece in pieces:
-                    if exchange.method == "HEAD":
-                        break
-                    size += len(piece)
-                    await exchange.send({"type": "http.response.body", "body": piece, "more_body": True})
+            size, whole = await self._send_pieces(exchange, answer, answer.stream)
+            if whole:  # else the server closes the connection, for want of a last message, and the reader sees the cut
+                await exchange.send({"type": "http.response.body", "body": b""})
+            return size
+        body = b"" if exchange.method == "HEAD" or answer.status == 304 else answer.body
         await exchange.send({"type": "http.response.body", "body": body})
-        return size
+        return len(body)
+
+    async def _send_pieces(
+        self, exchange: Exchange, answer: Answer, stream: AsyncGenerator[bytes, None]
+    ) -> tuple[int, bool]:
+        """How many bytes of a streaming answer were sent, and whether that is all of them."""
+        size, piece = 0, answer.body
+        try:
+            async with aclosing(stream) as pieces:
+                while piece:
+                    for start in range(0, len(piece), _SENT_AT_ONCE):
+                        part = piece[start : start + _SENT_AT_ONCE]
+                        # `send` waits while the client does not read: a slow reader holds back its own stream alone.
+                        # One that does not read at all is given up, or the service could never shut down.
+                        async with asyncio.timeout(self.settings.timeout_s):
+                            await exchange.send({"type": "http.response.body", "body": part, "more_body": True})
+                        size += len(part)
+                    piece = await anext(pieces, b"")
+        except ClientGoneError:
+            answer.status = 499
+        except TimeoutError:
+            log.warning("the stream of request %s is cut off: its client does not read it", exchange.request_id)
+        except AugmintError as error:
+            self._count(error)
+            log.warning("the stream of request %s is cut off: %s", exchange.request_id, error)
+        except Exception:
+            log.exception("the stream of request %s is cut off", exchange.request_id)
+        else:
+            return size, True
+        return size, False
 
     def _problem(self, exchange: Exchange, error: AugmintError) -> Answer:
         problem = problems.problem_of(error)
@@ -260,10 +288,13 @@ class Api:
             headers.append((b"allow", ", ".join(error.allowed).encode()))
         if error.code in ("request.body-too-large", "service.draining"):
             headers.append((b"connection", b"close"))
+        self._count(error)
+        return Answer(problem.status, problems.CONTENT_TYPE, problems.body_of(error, exchange.request_id), headers)
+
+    def _count(self, error: AugmintError) -> None:
         # What the engine refuses it counts itself.
         if self.context.metrics is not None and error.code not in _COUNTED_BY_ENGINE:
-            self.context.metrics.refused(problem.code, 0)
-        return Answer(problem.status, problems.CONTENT_TYPE, problems.body_of(error, exchange.request_id), headers)
+            self.context.metrics.refused(problems.problem_of(error).code, 0)
 
     def _log(self, exchange: Exchange, route: str, status: int, images: int, size: int) -> None:
         seconds = time.monotonic() - exchange.begun

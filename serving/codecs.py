@@ -22,7 +22,17 @@ from augmint.errors import RequestError
 from augmint.samples import Samples
 from augmint.sampling import METADATA, columns, labelled_pngs, marked_png, marked_webp
 
-__all__ = ["CODEC_VERSION", "FORMATS", "ONE_IMAGE", "Format", "MediaType", "encode", "encode_npy"]
+__all__ = [
+    "CODEC_VERSION",
+    "FORMATS",
+    "ONE_IMAGE",
+    "Format",
+    "MediaType",
+    "encode",
+    "encode_npy",
+    "npy_header",
+    "zip_entry",
+]
 
 Format = Literal["npz", "npy", "zip", "png", "webp"]
 
@@ -85,11 +95,11 @@ def encode(samples: Samples, form: Format) -> bytes:
 
 def encode_npy(images: NDArray[np.uint8]) -> bytes:
     """The body of an npy answer, which needs nothing but the images."""
-    return _npy_header(images.shape) + images.tobytes()
+    return npy_header(images.shape) + images.tobytes()
 
 
 @lru_cache(maxsize=1024)
-def _npy_header(shape: tuple[int, ...]) -> bytes:
+def npy_header(shape: tuple[int, ...]) -> bytes:
     """What `np.save` writes before the numbers; it takes it longer than the numbers of a small image."""
     header = io.BytesIO()
     npy_format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
@@ -104,13 +114,13 @@ def _zip(samples: Samples) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for name, image, row in labelled_pngs(samples):
-            archive.writestr(_entry(name), image)  # not deflated: PNGs are already
+            archive.writestr(zip_entry(name), image)  # not deflated: PNGs are already
             rows.writerow(row)
-        archive.writestr(_entry(METADATA), table.getvalue(), compress_type=zipfile.ZIP_DEFLATED)
+        archive.writestr(zip_entry(METADATA), table.getvalue(), compress_type=zipfile.ZIP_DEFLATED)
     return stream.getvalue()
 
 
-def _entry(name: str) -> zipfile.ZipInfo:
+def zip_entry(name: str) -> zipfile.ZipInfo:
     """An entry that carries no clock and no machine: 1 January 1980, made on Unix, readable by all."""
     entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
     entry.create_system = 3

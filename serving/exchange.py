@@ -68,11 +68,11 @@ class Answer:
     Attributes:
         status: of HTTP.
         content_type: of the body.
-        body: the whole of it; empty where there is a `stream`.
+        body: the whole of it, or its beginning where there is a `stream`.
         headers: besides those that every answer has.
         images: delivered, for the log.
-        stream: instead of `body`: its pieces as they are made, 64 KiB or more each, for what would not fit into
-            memory. It is closed when the client goes.
+        stream: what comes after `body`, in pieces as they are made, for what would not fit into memory. It is closed
+            when the client goes; if it raises, the answer is cut off so that the client sees it.
     """
 
     status: int

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from augmint.errors import DeadlineError, ServiceError
+from augmint.errors import AugmintError, DeadlineError, ServiceError, UnavailableError
 from augmint.samples import Request, Samples
 from augmint.selection import Selection
 from serving.bundles import Served
@@ -49,7 +50,8 @@ class Maker:
         self._rate = RateLimit(settings.rate_images, settings.max_images)
         self._quota = Quota(settings.workers)
         self._waking = False
-        self._selecting = 0  # requests under a quality on their way
+        self._rounds = 0  # requests on their way that ask the engine several times
+        self._drained_by = math.inf  # `time.monotonic()` after which they give up
         self._loop = asyncio.get_running_loop()
         self._engine = Engine(
             threads=threads,
@@ -67,13 +69,14 @@ class Maker:
         return self._engine.pending
 
     def stop_admitting(self) -> None:
+        self._drained_by = min(self._drained_by, time.monotonic() + self.settings.timeout_s)
         self._engine.stop_admitting()
 
     async def stop(self) -> None:
         """Finish what was admitted and end the threads."""
-        # Between two rounds of a request under a quality the engine has nothing of it.
+        # Between two rounds of a request the engine has nothing of it.
         end = time.monotonic() + self.settings.timeout_s
-        while self._selecting and time.monotonic() < end:
+        while self._rounds and time.monotonic() < end:
             await asyncio.sleep(0.01)
         await self._loop.run_in_executor(None, self._engine.drain, self.settings.timeout_s)
         await self._loop.run_in_executor(None, self._engine.close)
@@ -141,7 +144,7 @@ class Maker:
         that others' requests mix with. Raises as `images` does."""
         selection = Selection(request)
         most = min(_CANDIDATES, self.settings.queue_images)
-        self._selecting += 1
+        self._rounds += 1
         try:
             while (candidates := selection.next(most)) is not None:
                 images = await self.images(served, candidates, exchange, admitted=selection.examined > 0)
@@ -149,11 +152,72 @@ class Maker:
                 reasons = await self.aside(lambda: served.judge(images, labels, request.quality))  # noqa: B023
                 selection.add(candidates, images, reasons)
         finally:
-            self._selecting -= 1
+            self._rounds -= 1
             beyond = max(selection.examined - request.total, 0)
             self._rate.charge(exchange.caller.name, beyond)
             self._quota.charge(exchange.caller.name, beyond)
         return selection.samples(served.info)
+
+    async def pieces(
+        self, served: Served, parts: Iterator[Request], exchange: Exchange
+    ) -> AsyncGenerator[tuple[Request, NDArray[np.uint8]], None]:
+        """The images of a long answer, part by part: one is made ahead of the reader, and no more.
+
+        The service's time limit, the caller's rate and quota hold for each part. Where the rate is used up the next
+        part waits for it, for as long as the time limit.
+
+        Raises:
+            UnavailableError, DeadlineError, ServiceError, ClientGoneError: as `images` and `take`.
+        """
+        limit_s = exchange.deadline - exchange.begun
+        gone = self._loop.create_task(_gone(exchange.receive))
+
+        def begin(part: Request, admitted: bool) -> asyncio.Task[NDArray[np.uint8]]:
+            return self._loop.create_task(self._piece(served, part, exchange, limit_s, gone, admitted))
+
+        part: Request | None = next(parts)
+        assert part is not None
+        task = begin(part, admitted=False)
+        self._rounds += 1
+        try:
+            while part is not None:
+                images = await task
+                made, part = part, next(parts, None)
+                if part is not None:
+                    task = begin(part, admitted=True)
+                yield made, images
+        finally:
+            self._rounds -= 1
+            gone.cancel()
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, AugmintError, ClientGoneError):
+                await task
+
+    async def _piece(
+        self,
+        served: Served,
+        part: Request,
+        exchange: Exchange,
+        limit_s: float,
+        gone: asyncio.Task[None],
+        admitted: bool,
+    ) -> NDArray[np.uint8]:
+        deadline = time.monotonic() + limit_s
+        while True:
+            if gone.done():
+                raise ClientGoneError
+            if time.monotonic() > self._drained_by:
+                raise ServiceError("the service is shutting down.", code="service.draining")
+            try:
+                self.take(exchange, part.total)
+                break
+            except UnavailableError as error:
+                wait = error.retry_after or 0.0
+                if not admitted or time.monotonic() + wait > deadline:
+                    raise
+                await asyncio.wait([gone], timeout=wait)
+        exchange.deadline = time.monotonic() + limit_s
+        return await self.images(served, part, exchange, admitted=admitted)
 
     async def aside(self, work: Callable[[], T]) -> T:
         """What `work` gives, from a thread of the encoders, so that others are answered meanwhile."""
@@ -168,6 +232,12 @@ class Maker:
     def _notify(self, tickets: Sequence[Ticket]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(_wake, tickets)
+
+
+async def _gone(receive: Receive) -> None:
+    """Returns when the client goes away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 class _Gone(ServiceError):
@@ -185,8 +255,7 @@ async def _watch(receive: Receive, engine: Engine, ticket: Ticket, deadline: flo
     """Give the ticket up when its client goes or its time is up, whichever is first."""
     try:
         async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
-            while (await receive())["type"] != "http.disconnect":
-                pass
+            await _gone(receive)
     except TimeoutError:
         error = DeadlineError("the images were not ready in time: ask for fewer at once, or allow more time.")
         engine.cancel(ticket, error, reason="deadline")

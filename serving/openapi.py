@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from serving.exchange import Route
 
 __all__ = [
+    "ABOUT",
     "ACCEPT",
     "ASKED",
     "BODY",
@@ -53,8 +54,9 @@ HEADERS: Final[dict[str, tuple[str, str]]] = {
     "WWW-Authenticate": ("string", "what kind of token is asked for"),
     "Allow": ("string", "the methods that this address takes"),
 }
-_ABOUT: Final = ("Augmint-Requested", "Augmint-Bundle", "Augmint-Seed", "Augmint-Reproducibility")
-MADE: Final = (*_ABOUT, "Augmint-Delivered", "Repr-Digest")
+ABOUT: Final = ("Augmint-Requested", "Augmint-Bundle", "Augmint-Seed", "Augmint-Reproducibility")
+"""Headers of images, however many."""
+MADE: Final = (*ABOUT, "Augmint-Delivered", "Repr-Digest")
 """Headers of images."""
 JUDGED: Final = ("Augmint-Quality", "Augmint-Generated", "Augmint-Rejected")
 """Headers of images under a quality."""
@@ -144,7 +146,7 @@ def operation(
         made["content"] = content
     responses: Json = {str(status): made}
     if cached:
-        about = [header for header in _ABOUT if header in headers]
+        about = [header for header in ABOUT if header in headers]
         responses["304"] = {
             "description": "The client has it already.",
             "headers": _headers("X-Request-ID", *about, "ETag"),

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from augmint.bundle import Edit, Utility
+from augmint.endmark import StreamForm
 from augmint.errors import RequestError
 from augmint.samples import BundleInfo
 from serving.codecs import Format
@@ -26,8 +27,10 @@ __all__ = [
     "PlanBody",
     "PlanModel",
     "ProblemModel",
+    "StreamBody",
     "parse_body",
     "parse_plan",
+    "parse_stream",
 ]
 
 # A JSON number above 2^53 loses digits in most readers, so 64-bit integers may come as decimal strings.
@@ -42,9 +45,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class GenerateBody(_Strict):
-    """How many images of what, from which seed."""
-
+class _ImagesBody(_Strict):
     bundle: Annotated[str, Field(max_length=256)] | None = Field(
         None,
         description="a bundle's name (its newest version, as name@latest), name@DIGEST (8 hex digits or more), or "
@@ -66,6 +67,22 @@ class GenerateBody(_Strict):
     truncation: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="share of the latent's central mass to draw from: less is more typical and less varied"
     )
+    edit: Annotated[dict[str, float], Field(max_length=64)] = Field(
+        {},
+        description="a step in latent space that changes an attribute of every image and keeps its class: attribute "
+        "and amount, in standard deviations of that attribute; a bundle's `edits` has those there are, and their "
+        "largest amounts",
+        examples=[{"slant": 1.5}],
+    )
+
+    @property
+    def seed_number(self) -> int | None:
+        return None if self.seed is None else int(self.seed)
+
+
+class GenerateBody(_ImagesBody):
+    """How many images of what, from which seed."""
+
     quality: Annotated[str, Field(max_length=256)] = Field(
         "none",
         description="which images to keep: none (all of them), or labels (the bundle's classifier agrees), labels:P "
@@ -79,18 +96,24 @@ class GenerateBody(_Strict):
         description="under a quality, most images to make of each label, if fewer than that: for a piece of a larger "
         "request, of which some were made already",
     )
-    edit: Annotated[dict[str, float], Field(max_length=64)] = Field(
-        {},
-        description="a step in latent space that changes an attribute of every image and keeps its class: attribute "
-        "and amount, in standard deviations of that attribute; a bundle's `edits` has those there are, and their "
-        "largest amounts",
-        examples=[{"slant": 1.5}],
-    )
     format: Format | None = Field(None, description="goes before Accept; npz if neither says")
 
-    @property
-    def seed_number(self) -> int | None:
-        return None if self.seed is None else int(self.seed)
+
+class StreamBody(_ImagesBody):
+    """Images of any number, and which of their rows."""
+
+    start: Annotated[int, Field(ge=0, lt=2**64)] | Decimal64 = Field(
+        0, description="row of the whole to begin at: to go on where a stream was cut, or to share one among several"
+    )
+    stop: Annotated[int, Field(ge=0, lt=2**64)] | Decimal64 | None = Field(
+        None, description="row of the whole to end before; left out, the stream goes on to the last one"
+    )
+    format: StreamForm = Field(
+        "tar",
+        description="tar: for each image key.png, key.cls (the number of its label) and key.json (its address), as the "
+        "webdataset library reads them; npy: uint8 [N, H, W, C]; zip: a folder of PNGs per class and metadata.csv, at "
+        "most 65000 images",
+    )
 
 
 class BundleModel(BaseModel):
@@ -194,7 +217,7 @@ class PlanModel(BaseModel):
 
 
 # Those that the OpenAPI document describes.
-MODELS_IN: Final[tuple[type[BaseModel], ...]] = (GenerateBody, PlanBody)
+MODELS_IN: Final[tuple[type[BaseModel], ...]] = (GenerateBody, StreamBody, PlanBody)
 MODELS_OUT: Final[tuple[type[BaseModel], ...]] = (BundleList, BundleDetail, PlanModel, ProblemModel)
 
 
@@ -206,6 +229,11 @@ def parse_plan(data: bytes) -> PlanBody:
 def parse_body(data: bytes) -> GenerateBody:
     """As `_parse`, for /v1/generate."""
     return _parse(GenerateBody, data, '{"counts": {"3": 10}}, or {"counts": 10}')
+
+
+def parse_stream(data: bytes) -> StreamBody:
+    """As `_parse`, for /v1/stream."""
+    return _parse(StreamBody, data, '{"counts": {"3": 10}}, or {"counts": 10}')
 
 
 def _parse(model: type[_Body], data: bytes, least: str) -> _Body:
@@ -264,6 +292,8 @@ def _sentence(error: ValidationError, model: type[BaseModel], least: str) -> str
         return f"{name} is missing: the least that is needed is {least}."
     if first["type"] == "extra_forbidden":
         return f"{name!r} is not known here: there are {', '.join(model.model_fields)}."
+    if name == "format" and model is StreamBody:
+        return "format must be tar, npy or zip."
     return f"{name} must be {_EXPECTED.get(name, 'something else')}."
 
 
@@ -277,5 +307,7 @@ _EXPECTED = {
     "candidates": "a whole number, 1 or more",
     "edit": 'numbers by attribute, such as {"slant": 1.5}',
     "format": "npz, npy, zip, png or webp",
+    "start": "a row, a whole number from 0",
+    "stop": "a row, a whole number above start",
     "strategy": "auto, minority, not minority, not majority, all, totals by label, or a share from 0 to 1",
 }

@@ -37,6 +37,7 @@ class Settings:
         queue_images: most images waiting or being made in a worker (503 beyond).
         queue_s: longest wait to be expected of a request that is admitted, or as long as it takes itself if that is
             longer (503 beyond).
+        streams: most streams under way in a worker (503 beyond).
         max_body: most bytes of a request's body (413 beyond).
         rate_images: images per second that one client address may ask for, averaged over a minute (429 beyond);
             0 is no limit.
@@ -60,6 +61,7 @@ class Settings:
     max_images: int = 10_000
     queue_images: int = 40_000
     queue_s: float = 0.25
+    streams: int = 16
     max_body: int = 1 << 20
     rate_images: float = 0.0
     timeout_s: float = 60.0
@@ -90,6 +92,7 @@ class Settings:
             max_images=read("max_images", _whole(1, 10**8), "a whole number from 1 to 10^8", default.max_images),
             queue_images=read("queue_images", _whole(1, 10**9), "a whole number from 1 to 10^9", default.queue_images),
             queue_s=read("queue_s", _number(0, 86400), "a number of seconds from 0 to 86400", default.queue_s),
+            streams=read("streams", _whole(1, 10_000), "a whole number from 1 to 10000", default.streams),
             max_body=read("max_body", _whole(64, 1 << 30), "a number of bytes from 64 to 2^30", default.max_body),
             rate_images=read("rate_images", _number(0, 1e9), "a number from 0 to 10^9", default.rate_images),
             timeout_s=read("timeout_s", _number(0.001, 86400), "a number of seconds up to 86400", default.timeout_s),

@@ -11,10 +11,11 @@ from serving.routes.catalogue import Catalogue
 from serving.routes.generate import Generate
 from serving.routes.mounted import Mounted
 from serving.routes.operation import Operation
+from serving.routes.streams import Streams
 
 __all__ = ["all_routes"]
 
-_SUBJECTS = (Generate, Catalogue, Addresses, Operation, Mounted)
+_SUBJECTS = (Generate, Streams, Catalogue, Addresses, Operation, Mounted)
 
 
 def all_routes(context: Context) -> list[Route]:

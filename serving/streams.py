@@ -1,0 +1,164 @@
+"""Images as a stream of bytes of any length: tar as the webdataset library reads it, npy, zip.
+
+A writer turns chunks of samples, in order, into the pieces of one file, and ends it with a mark (`augmint.endmark`).
+The file is a function of the samples alone, however they are cut into chunks. Memory does not grow with its length,
+but for the zip's directory, so a zip has at most `MOST_IN_ZIP` images. Knows nothing of HTTP or how images are made.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+import zipfile
+from abc import ABC, abstractmethod
+from typing import Any, Final
+
+from augmint.endmark import LENGTH, StreamForm, mark, tail, tail_length, tar_header
+from augmint.samples import Samples
+from augmint.sampling import METADATA, columns, labelled_pngs
+from serving.codecs import npy_header, zip_entry
+
+__all__ = ["MEDIA_TYPES", "MOST_IN_ZIP", "StreamWriter", "writer_of"]
+
+# A zip's directory stays in memory until its end, about 600 bytes an image; readers before zip64 stop here, too.
+MOST_IN_ZIP: Final = 65_000
+MEDIA_TYPES: Final[dict[StreamForm, str]] = {
+    "tar": "application/x-tar",
+    "npy": "application/x-npy",
+    "zip": "application/zip",
+}
+_BLOCK: Final = 512  # of a tar
+
+
+class StreamWriter(ABC):
+    """One stream on its way; for one thread at a time.
+
+    Args:
+        images: it will have.
+        first: row of its first image in the whole stream that it is a part of.
+
+    Attributes:
+        written: images so far.
+        length: bytes of the whole, where that is known before.
+    """
+
+    length: int | None = None
+
+    def __init__(self, images: int, first: int) -> None:
+        self.images = images
+        self.first = first
+        self.written = 0
+        self._hashed = hashlib.sha256()
+
+    def write(self, samples: Samples) -> bytes:
+        """The next images as bytes; with the last ones comes the end."""
+        data = self._encode(samples)
+        self._hashed.update(data)
+        self.written += len(samples)
+        assert self.written <= self.images, "a stream has the images that it was made for"
+        return data + self._end() if self.written == self.images else data
+
+    @abstractmethod
+    def _encode(self, samples: Samples) -> bytes: ...
+
+    @abstractmethod
+    def _end(self) -> bytes: ...
+
+
+def writer_of(form: StreamForm, *, images: int, first: int, image_shape: tuple[int, int, int]) -> StreamWriter:
+    match form:
+        case "npy":
+            return _Npy(images, first, image_shape)
+        case "tar":
+            return _Tar(images, first)
+        case "zip":
+            return _Zip(images, first)
+
+
+class _Npy(StreamWriter):
+    """uint8 [images, H, W, C]."""
+
+    def __init__(self, images: int, first: int, image_shape: tuple[int, int, int]) -> None:
+        super().__init__(images, first)
+        self._header = npy_header((images, *image_shape))
+        self.length = len(self._header) + images * math.prod(image_shape) + tail_length("npy")
+
+    def _encode(self, samples: Samples) -> bytes:
+        pixels = samples.images.tobytes()
+        return pixels if self.written else self._header + pixels
+
+    def _end(self) -> bytes:
+        return tail("npy", self.images, self._hashed.hexdigest())
+
+
+class _Tar(StreamWriter):
+    """For each image key.png, with its address and mark; key.cls, the number of its label; key.json, its address."""
+
+    def _encode(self, samples: Samples) -> bytes:
+        blocks: list[bytes] = []
+        names, key = columns(samples.edit), self.first + self.written
+        for label, (_, png, row) in zip(samples.labels.tolist(), labelled_pngs(samples), strict=True):
+            address = _address(dict(zip(names, row, strict=True)))
+            for extension, content in (("png", png), ("cls", b"%d" % label), ("json", address)):
+                header = tar_header(f"{key:012d}.{extension}", len(content))
+                blocks += (header, content, bytes(-len(content) % _BLOCK))
+            key += 1
+        return b"".join(blocks)
+
+    def _end(self) -> bytes:
+        return tail("tar", self.images, self._hashed.hexdigest())
+
+
+def _address(row: dict[str, Any]) -> bytes:
+    """An image's row of the table as JSON; 64-bit numbers as text, because most readers lose digits above 2^53."""
+    del row["file_name"]
+    return json.dumps({**row, "synthetic": True, "seed": str(row["seed"]), "index": str(row["index"])}).encode()
+
+
+class _Zip(StreamWriter):
+    """A folder of PNGs per class and metadata.csv, as /v1/generate makes it."""
+
+    def __init__(self, images: int, first: int) -> None:
+        super().__init__(images, first)
+        self._sink = _Sink()
+        self._archive = zipfile.ZipFile(self._sink, "w")
+        self._table = io.StringIO(newline="")
+        self._rows = csv.writer(self._table, lineterminator="\n")
+
+    def _encode(self, samples: Samples) -> bytes:
+        if not self.written:
+            self._rows.writerow(columns(samples.edit))
+        for name, png, row in labelled_pngs(samples):
+            self._archive.writestr(zip_entry(name), png)
+            self._rows.writerow(row)
+        return self._sink.take()
+
+    def _end(self) -> bytes:
+        self._archive.writestr(zip_entry(METADATA), self._table.getvalue(), compress_type=zipfile.ZIP_DEFLATED)
+        self._archive.comment = mark(self.images, "")
+        self._archive.close()
+        data = self._sink.take()
+        self._hashed.update(data[: -tail_length("zip")])
+        return data[:-LENGTH] + mark(self.images, self._hashed.hexdigest())
+
+
+class _Sink(io.RawIOBase):
+    """What a zip is written to: bytes that are taken away as they come, so nothing can be looked at again."""
+
+    def __init__(self) -> None:
+        self._pieces = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._pieces += data
+        return len(data)
+
+    def take(self) -> bytes:
+        data = bytes(self._pieces)
+        self._pieces.clear()
+        return data
