@@ -216,7 +216,8 @@ class Request:
         >>> [part.counts for part in Request.make({"a": 2, "b": 2}, ("a", "b")).parts(3)]
         [(('a', 2), ('b', 1)), (('b', 1),)]
         """
-        assert not self.quality and not self.draws
+        assert not self.quality
+        assert not self.draws
         left = (self.total if stop is None else min(stop, self.total)) - start
         taken: list[tuple[str, int, int, int]] = []  # label, its number, first index, how many
         room = most
