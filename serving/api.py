@@ -71,7 +71,7 @@ class Api:
         self.settings = settings
         self._door = Door(settings.tokens, open_to_all=not settings.auth, hosts=settings.hosts)
         self.context = Context(settings, self._door, metrics)
-        self._access = AccessLog()
+        self._access = AccessLog(json=settings.log == "json")
         self._following: asyncio.Task[None] | None = None
         # Other pages may not even show our pictures, unless some are allowed to ask.
         self._resource_policy = b"cross-origin" if settings.origins else b"same-origin"
@@ -186,9 +186,10 @@ class Api:
             answer = Answer(499, b"text/plain; charset=utf-8", b"")
         except AugmintError as error:
             answer = self._problem(exchange, error)
-        except Exception:
-            log.exception("request %s failed", exchange.request_id)
-            answer = self._problem(exchange, ServiceError("", code="service.internal"))
+        except Exception as error:
+            fault = ServiceError("", code="service.internal")
+            fault.__cause__ = error
+            answer = self._problem(exchange, fault)
         size = await self._answer(exchange, answer)
         self._log(exchange, path, answer.status, answer.images, size)
 
@@ -267,12 +268,16 @@ class Api:
         except ClientGoneError:
             answer.status = 499
         except TimeoutError:
-            log.warning("the stream of request %s is cut off: its client does not read it", exchange.request_id)
+            log.warning(
+                "the stream of request %s is cut off: its client does not read it",
+                exchange.request_id,
+                extra=exchange.marks,
+            )
         except AugmintError as error:
             self._count(error)
-            log.warning("the stream of request %s is cut off: %s", exchange.request_id, error)
+            log.warning("the stream of request %s is cut off: %s", exchange.request_id, error, extra=exchange.marks)
         except Exception:
-            log.exception("the stream of request %s is cut off", exchange.request_id)
+            log.exception("the stream of request %s is cut off", exchange.request_id, extra=exchange.marks)
         else:
             return size, True
         return size, False
@@ -288,6 +293,13 @@ class Api:
             headers.append((b"allow", ", ".join(error.allowed).encode()))
         if error.code in ("request.body-too-large", "service.draining"):
             headers.append((b"connection", b"close"))
+        if problem.status == 500:
+            log.error(
+                "request %s failed",
+                exchange.request_id,
+                exc_info=error.__cause__ or error,
+                extra=exchange.marks,
+            )
         self._count(error)
         return Answer(problem.status, problems.CONTENT_TYPE, problems.body_of(error, exchange.request_id), headers)
 
@@ -305,6 +317,7 @@ class Api:
                 exchange.caller.name,
                 exchange.method,
                 exchange.scope.get("raw_path", b"-"),
+                route,
                 status,
                 images,
                 size,

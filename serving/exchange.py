@@ -51,6 +51,8 @@ TEXT: Final = b"text/plain; charset=utf-8"
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._~:+/=@-]{1,128}")
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _TIMEOUT_MS: Final = re.compile(rb"[0-9]{1,9}")
+# Behind a proxy that is trusted, the client's address is whatever X-Forwarded-For says.
+_ADDRESS: Final = re.compile(r"[0-9A-Fa-f.:]{2,45}(%[0-9A-Za-z]{1,15})?")
 
 # Ids of our own: unique, cheap, and in order within a process.
 _PROCESS: Final = secrets.token_hex(8)
@@ -131,8 +133,14 @@ class Exchange:
 
     @property
     def client(self) -> str:
+        """The other side's IP address, or "-"."""
         client = self.scope.get("client")
-        return str(client[0]) if client else "-"
+        return client[0] if client and _ADDRESS.fullmatch(client[0]) else "-"
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """What a log record about this request carries: the extras of `serving.logs`."""
+        return {"request_id": self.request_id, "traceparent": self.traceparent}
 
     def read_deadline(self) -> None:
         """Take the client's own limit into account.

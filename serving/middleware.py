@@ -1,4 +1,4 @@
-"""Between BentoML and the API: which paths are whose, SIGTERM, the log. The only module that knows both."""
+"""Between BentoML and the API: who answers what, SIGTERM. The only module that knows both."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any
@@ -18,7 +17,7 @@ from serving.exchange import Receive, Scope, Send
 from serving.openapi import HEADERS as EXPOSED
 from serving.routes.mounted import BENTOML
 
-__all__ = ["ApiMiddleware", "drain_on_signal", "log_to_stderr", "quiet_bentoml", "with_cors"]
+__all__ = ["ApiMiddleware", "drain_on_signal", "quiet_bentoml", "with_cors"]
 
 log = logging.getLogger("augmint")
 
@@ -35,6 +34,8 @@ class ApiMiddleware:
         if scope["type"] == "http":
             scope[BENTOML] = self.app
             await self.api(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close"})  # before it is accepted: 403
         else:
             await self.app(scope, receive, send)
 
@@ -78,19 +79,6 @@ def drain_on_signal(api: Api) -> None:
         return  # nobody shuts down gracefully here: not a server that we know
     previous = found
     signal.signal(signal.SIGTERM, handle)
-
-
-def log_to_stderr() -> None:
-    """augmint's own log lines to stderr, each once, whatever BentoML did to the root logger."""
-    logger = logging.getLogger("augmint")
-    if not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    # uvicorn prepares a line for each answer as long as any handler could take it; nobody does, the API has its own.
-    logging.getLogger("uvicorn.access").propagate = False
 
 
 def quiet_bentoml() -> None:

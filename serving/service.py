@@ -1,13 +1,14 @@
 """The BentoML service: `bentoml serve serving.service:AugmintService`, or `augmint serve BUNDLE…`.
 
 BentoML starts the workers, shares the socket among them and builds the Bento and its container. The API stands in front
-of BentoML's own routes as an ASGI middleware, its leanest supported interface; BentoML keeps /docs.json and
-/schema.json. Access log, metrics and tracing are the API's own, so BentoML's are off: they would cost more than the
-answer, and its metrics are labelled with raw paths. See docs/decisions/0005-own-batcher.md.
+of BentoML's own routes as an ASGI middleware, its leanest supported interface, and answers every request. Access log,
+metrics and tracing are the API's own, so BentoML's are off: they would cost more than the answer, and its metrics are
+labelled with raw paths. See docs/decisions/0005-own-batcher.md.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 
 import bentoml
@@ -16,7 +17,9 @@ from bentoml import server_context
 from augmint.errors import AugmintError
 from serving.api import Api
 from serving.bundles import check_bundles
-from serving.middleware import ApiMiddleware, drain_on_signal, log_to_stderr, quiet_bentoml, with_cors
+from serving.logs import log_as_json, log_to_stderr
+from serving.middleware import ApiMiddleware, drain_on_signal, quiet_bentoml, with_cors
+from serving.protocol import limit_heads
 from serving.settings import Settings
 
 try:
@@ -27,6 +30,11 @@ try:
 except AugmintError as error:
     sys.exit(f"augmint: {error}")
 quiet_bentoml()
+if SETTINGS.log == "json":
+    log_as_json()
+limit_heads()
+# uvicorn would believe any process of this machine that claims another client with X-Forwarded-For.
+os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
 
 
 @bentoml.service(
@@ -52,7 +60,7 @@ class AugmintService:
 
     @bentoml.on_startup
     async def start(self) -> None:
-        log_to_stderr()
+        log_to_stderr(SETTINGS.log)
         await API.start(server_context.worker_index)
         drain_on_signal(API)
 

@@ -46,6 +46,7 @@ class Settings:
         batch: most images of one session call; 0 chooses: measured at start on a CPU, 256 on a GPU.
         batching: off runs every request alone, to measure what batching gains.
         access_log: one line a request on stderr.
+        log: "text", or "json" for one JSON object a line.
         tokens: the file of tokens that requests must carry (`augmint token` makes them); None: none are asked for, and
             only this machine is answered.
         auth: off answers everybody where there is no file of tokens: for a proxy or a network that guards the service.
@@ -69,6 +70,7 @@ class Settings:
     batch: int = 0
     batching: bool = True
     access_log: bool = True
+    log: str = "text"
     tokens: Path | None = None
     auth: bool = True
     hosts: tuple[str, ...] = ()
@@ -100,6 +102,7 @@ class Settings:
             batch=read("batch", _whole(0, 65536), "a whole number from 0 to 65536", default.batch),
             batching=read("batching", _switch, "on or off", default.batching),
             access_log=read("access_log", _switch, "on or off", default.access_log),
+            log=read("log", _one_of("text", "json"), "text or json", default.log),
             tokens=read("tokens", Path, "a file", default.tokens),
             auth=read("auth", _switch, "on or off", default.auth),
             hosts=read("hosts", _names, "names of hosts, separated by commas", default.hosts),
@@ -219,6 +222,15 @@ def _switch(text: str) -> bool:
     if word in ("off", "0", "false", "no"):
         return False
     raise ValueError
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError
+        return text
+
+    return parse
 
 
 def _device(text: str) -> str:

@@ -1,4 +1,5 @@
-"""BentoML's own two addresses, let in by the same door and answered in the same form as every other.
+"""BentoML's own two addresses, let in by the same door and answered in the same form as every other: where
+there are tokens, for the scope "admin", since they name BentoML's version.
 
 `serving.middleware` puts BentoML's application into the scope of every request; where there is none, there is nothing
 at these addresses.
@@ -22,8 +23,8 @@ BENTOML: Final = "augmint.bentoml"
 class Mounted:
     def __init__(self, context: Context) -> None:
         self.routes = [
-            Route("GET", "/docs.json", self._forward, _DOCS, scope=None),
-            Route("GET", "/schema.json", self._forward, _SCHEMA, scope=None),
+            Route("GET", "/docs.json", self._forward, _DOCS, scope="admin"),
+            Route("GET", "/schema.json", self._forward, _SCHEMA, scope="admin"),
         ]
 
     async def _forward(self, exchange: Exchange) -> Answer:
@@ -51,7 +52,7 @@ async def _ask(app: Any, exchange: Exchange) -> Answer:
 
 def _document(name: str, summary: str) -> dict[str, Any]:
     content = {"application/json": {"schema": {"type": "object"}}}
-    return openapi.operation("operation", name, summary, content=content, errors=("not-found",), free=True)
+    return openapi.operation("operation", name, summary, content=content, errors=("not-found",))
 
 
 _DOCS: Final = _document("getBentoOpenAPI", "BentoML's own OpenAPI document.")

@@ -229,6 +229,8 @@ def test_the_api_asks_for_tokens(run: Callable[..., None], file: Path) -> None:
             ("POST", "/v1/generate"),
             ("GET", "/v1/bundles"),
             ("GET", "/metrics"),
+            ("GET", "/docs.json"),
+            ("GET", "/schema.json"),
             ("GET", "/v1/bundles/tiny"),
             ("GET", "/v1/bundles/tiny/samples.png"),
             ("GET", "/v1/bundles/tiny/report"),
@@ -242,7 +244,8 @@ def test_the_api_asks_for_tokens(run: Callable[..., None], file: Path) -> None:
         assert reply is not None
         assert reply.status == 200
         assert reply.headers["x-frame-options"] == "DENY"
-        problem(await h.ask(method="GET", path="/metrics", headers=allowed), 403, "forbidden")
+        for path in ("/metrics", "/docs.json", "/schema.json"):
+            problem(await h.ask(method="GET", path=path, headers=allowed), 403, "forbidden")
         problem(await h.ask(body, headers={"Authorization": f"Bearer {admin}"}), 403, "forbidden")
         reply = await h.ask(method="GET", path="/metrics", headers={"Authorization": f"Bearer {admin}"})
         assert reply is not None

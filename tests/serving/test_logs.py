@@ -1,0 +1,208 @@
+"""What a service with two workers writes and counts: one JSON object a line, and figures that add up."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from augmint.errors import UsageError
+from serving.access import add_token
+from serving.accesslog import AccessLog
+from serving.logs import JsonLines
+from serving.settings import Settings
+from tests.serving.conftest import Reply, Service, bentoml_serve
+from tests.serving.test_api import Harness, problem
+from tests.serving.test_api import run as run  # the fixture
+
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+# ---------------------------------------------------------------------------------------------- the lines
+
+
+def written(form: str, *paths: bytes) -> list[str]:
+    async def write() -> str:
+        stream = io.StringIO()
+        log = AccessLog(json=form == "json", stream=stream)
+        for path in paths:
+            log.write("trainer", "GET", path, "/v1/bundles/{bundle}", 404, 3, 21, 0.01234, "id-1", TRACE)
+        log.write("127.0.0.1", "POST", b"/v1/generate", "-", 200, 0, 0, 0.0, "id-2", "-")
+        log.flush()
+        return stream.getvalue()
+
+    return asyncio.run(write()).splitlines()
+
+
+def test_a_line_of_the_access_log_is_one_json_object() -> None:
+    odd = rb'/v1/bundles/a"b\c%0a' + b"\x7f\xff"
+    first, second = (json.loads(line) for line in written("json", odd))
+    assert datetime.fromisoformat(first.pop("time")).tzinfo is not None
+    assert first == {
+        "level": "INFO",
+        "logger": "augmint.access",
+        "message": "access",
+        "client": "trainer",
+        "method": "GET",
+        "path": '/v1/bundles/a"b\\c%0a\x7f\ufffd',
+        "route": "/v1/bundles/{bundle}",
+        "status": 404,
+        "images": 3,
+        "bytes": 21,
+        "ms": 12.3,
+        "request_id": "id-1",
+        "traceparent": TRACE,
+        "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+    }
+    assert "traceparent" not in second
+    assert len(written("text", odd)) == 2
+
+
+def test_a_record_is_one_json_object() -> None:
+    try:
+        raise ValueError("line one\nline two")
+    except ValueError:
+        record = logging.LogRecord("augmint", logging.ERROR, "x.py", 1, "request %s\nfailed", ("7",), sys.exc_info())
+    record.request_id = "7"
+    line = JsonLines().format(record)
+    assert "\n" not in line
+    document = json.loads(line)
+    assert re.fullmatch(r"[0-9-]{10}T[0-9:]{8}\.[0-9]{3}Z", document["time"])
+    assert document["level"] == "ERROR"
+    assert document["message"] == "request 7\nfailed"
+    assert document["request_id"] == "7"
+    assert document["exception"].endswith("ValueError: line one\nline two")
+
+
+def test_the_form_is_text_or_json() -> None:
+    assert Settings.from_environment({"AUGMINT_LOG": "json"}).log == "json"
+    with pytest.raises(UsageError, match="AUGMINT_LOG must be text or json"):
+        Settings.from_environment({"AUGMINT_LOG": "xml"})
+
+
+def test_a_failure_is_logged_with_its_request_s_id(run: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(h: Harness) -> None:
+        h.gate.set()
+        served = h.api.context.library["tiny"]
+
+        def fail(*args: object) -> Any:
+            raise RuntimeError("/secret/path is gone")
+
+        served.lane._render = fail
+        body = {"counts": {served.info.class_names[0]: 2}, "seed": 1}
+        reply = await h.ask(body, headers={"X-Request-ID": "seen-1", "traceparent": TRACE})
+        assert "/secret" not in str(problem(reply, 500, "internal"))
+        (record,) = [r for r in caplog.records if getattr(r, "request_id", "") == "seen-1"]
+        assert record.levelname == "ERROR"
+        assert record.getMessage() == "request seen-1 failed"
+        assert record.traceparent == TRACE  # type: ignore[attr-defined]
+        assert record.exc_info is not None
+        assert "gone" in str(record.exc_info[1])
+
+    with caplog.at_level(logging.INFO, logger="augmint"):
+        run(scenario)
+
+
+# ---------------------------------------------------------------------------------------------- two workers
+
+
+@dataclass(frozen=True)
+class Two:
+    service: Service
+    user: str
+    admin: str
+
+    def ask(self, *args: Any, headers: dict[str, str] | None = None, admin: bool = False) -> Reply:
+        token = self.admin if admin else self.user
+        return self.service.ask(*args, headers={"Authorization": f"Bearer {token}", **(headers or {})})
+
+    def scrape(self) -> dict[str, float]:
+        text = self.ask("GET", "/metrics", admin=True).body.decode()
+        lines = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, value in lines}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Iterator[Two]:
+    """`bentoml serve` with two workers, tokens and a log in JSON."""
+    home = tmp_path_factory.mktemp("two")
+    file = home / "tokens.json"
+    user = add_token(file, "user")
+    admin = add_token(file, "admin", scopes=("admin",))
+    with bentoml_serve(
+        home,
+        AUGMINT_BUNDLES=str(tiny_bundle),
+        AUGMINT_WORKERS="2",
+        AUGMINT_THREADS="1",
+        AUGMINT_TOKENS=str(file),
+        AUGMINT_LOG="json",
+    ) as service:
+        service.wait_until_ready()
+        found = Two(service, user, admin)
+        end = time.monotonic() + 30
+        while found.scrape().get("augmint_ready_workers") != 2 and time.monotonic() < end:
+            time.sleep(0.1)
+        yield found
+
+
+def test_the_figures_of_all_workers_add_up(two: Two) -> None:
+    """Whichever worker is asked for them, what all made is counted, no more and no less."""
+    before = two.scrape()
+
+    def one(number: int) -> tuple[str, int]:
+        bad = number % 4 == 0
+        counts = {"cow": 1} if bad else {"cat": number % 7 + 1, "dog": 1}
+        reply = two.ask("POST", "/v1/generate", {"counts": counts, "seed": number, "format": "npy"})
+        assert reply.status == (422 if bad else 200)
+        worker = reply.headers["x-request-id"].rpartition("-")[0]
+        return worker, 0 if bad else number % 7 + 2
+
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(one, range(200)))
+    assert len({worker for worker, _ in done}) == 2, "both were asked"
+    images = sum(n for _, n in done)
+    for _ in range(6):  # by either worker
+        after = two.scrape()
+        grew = {name: value - before.get(name, 0.0) for name, value in after.items()}
+        assert grew['augmint_images_generated_total{bundle="tiny"}'] == images
+        assert grew['augmint_batch_images_sum{bundle="tiny"}'] == images
+        assert grew["augmint_queue_wait_seconds_count"] == 150
+        assert grew['augmint_rejections_total{reason="unknown-label"}'] == 50
+        assert grew['augmint_http_answers_total{route="/v1/generate",status="200"}'] == 150
+        assert grew['augmint_http_answers_total{route="/v1/generate",status="422"}'] == 50
+        assert grew['augmint_http_answer_seconds_count{route="/v1/generate"}'] == 200
+        assert after["augmint_ready_workers"] == 2
+        assert after["augmint_queue_images"] == 0
+
+
+def test_the_log_of_a_service_is_json_and_keeps_secrets(two: Two) -> None:
+    """Every line of it, whoever wrote it; with request and trace; never a token, a body, a query or a header."""
+    secrets = ("mark-body", "mark-query", "mark-header", two.user, two.admin, "augmint_wrong")
+    two.ask("POST", "/v1/generate", {"counts": {"mark-body": 1}}, headers={"X-Request-ID": "json-1"})
+    two.ask("GET", f"/v1/bundles?token={two.user}&x=mark-query", headers={"traceparent": TRACE})
+    two.ask("GET", "/v1/bundles", headers={"Authorization": "Bearer augmint_wrong", "Cookie": "mark-header"})
+    two.service.ask("GET", "/v1/bundles", headers={"X-Request-ID": "json-2", "User-Agent": "mark-header"})
+    end = time.monotonic() + 5
+    awaited = ('"json-1"', '"json-2"', TRACE)  # each worker writes when it likes
+    while not all(mark in (log := two.service.log.read_text()) for mark in awaited) and time.monotonic() < end:
+        time.sleep(0.05)
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert {"time", "level", "logger", "message"} <= set.intersection(*(set(line) for line in lines))
+    (refused,) = [line for line in lines if line.get("request_id") == "json-1"]
+    assert refused.items() >= {"client": "user", "route": "/v1/generate", "status": 422, "images": 0}.items()
+    assert [line["trace_id"] for line in lines if "trace_id" in line] == [TRACE[3:35]]
+    (stranger,) = [line for line in lines if line.get("request_id") == "json-2"]
+    assert stranger["client"] == "127.0.0.1"
+    assert not [secret for secret in secrets if secret in log]
