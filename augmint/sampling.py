@@ -23,7 +23,7 @@ import numpy as np
 from augmint.archive import pack
 from augmint.data.writing import folder_names, new_folder
 from augmint.errors import DataError, ServiceError, ShortfallError
-from augmint.images import Marks, synthetic_png, synthetic_sheet_png, synthetic_webp
+from augmint.images import synthetic_pngs, synthetic_sheet_png, synthetic_webp
 from augmint.latent_space import check_edit, edit_text
 from augmint.quality import Quality, add_rejected, check_offered
 from augmint.samples import BundleInfo, Counts, Reproducibility, Samples, Source, pick_seed
@@ -38,7 +38,7 @@ __all__ = [
     "columns",
     "form_of",
     "labelled_pngs",
-    "marked_png",
+    "marked_pngs",
     "marked_webp",
     "new_file",
     "write_samples",
@@ -271,12 +271,12 @@ def columns(edit: Mapping[str, float]) -> tuple[str, ...]:
 def labelled_pngs(samples: Samples) -> Iterator[tuple[str, bytes, tuple[object, ...]]]:
     """For each image its file's name, in a folder per class; the marked PNG; and its row of the table, as `columns`."""
     more = (edit_text(samples.edit.items()),) if samples.edit else ()
-    folders = _folders(samples.class_names)
-    for i, label in enumerate(samples.label_names):
-        seed, index = int(samples.seeds[i]), int(samples.indices[i])
-        name = f"{folders[samples.labels[i]]}/{seed}-{index}.png"
-        row = (name, label, "true", seed, index, samples.truncation, samples.bundle, *more)
-        yield name, marked_png(samples, i), row
+    folders, labels = _folders(samples.class_names), samples.labels.tolist()
+    addresses = zip(labels, samples.label_names, samples.seeds.tolist(), samples.indices.tolist(), strict=True)
+    pngs = marked_pngs(samples)
+    for image, (number, label, seed, index) in zip(pngs, addresses, strict=True):
+        name = f"{folders[number]}/{seed}-{index}.png"
+        yield name, image, (name, label, "true", seed, index, samples.truncation, samples.bundle, *more)
 
 
 @lru_cache(maxsize=8)
@@ -285,22 +285,27 @@ def _folders(class_names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(folder_names(class_names or (_UNCONDITIONAL,)))
 
 
-def marked_png(samples: Samples, i: int) -> bytes:
-    """One of the images as a PNG, with its address and the mark of synthetic origin."""
-    return synthetic_png(samples.images[i], **_marks(samples, i))
-
-
 def marked_webp(samples: Samples, i: int) -> bytes:
     """One of the images as a lossless WebP, with its address and the mark of synthetic origin."""
-    return synthetic_webp(samples.images[i], **_marks(samples, i))
-
-
-def _marks(samples: Samples, i: int) -> Marks:
-    return Marks(
+    return synthetic_webp(
+        samples.images[i],
         bundle=samples.bundle,
-        label=samples.class_names[samples.labels[i]] if samples.class_names else "",
+        label=samples.label_names[i],
         seed=int(samples.seeds[i]),
         index=int(samples.indices[i]),
+        truncation=samples.truncation,
+        edit=edit_text(samples.edit.items()),
+    )
+
+
+def marked_pngs(samples: Samples) -> Iterator[bytes]:
+    """The images as PNGs, with their addresses and the mark of synthetic origin."""
+    return synthetic_pngs(
+        samples.images,
+        bundle=samples.bundle,
+        labels=samples.label_names,
+        seeds=samples.seeds.tolist(),
+        indices=samples.indices.tolist(),
         truncation=samples.truncation,
         edit=edit_text(samples.edit.items()),
     )
@@ -314,7 +319,7 @@ def _png(samples: Samples) -> bytes:
     if not len(samples):
         raise ShortfallError("No image was good enough, so there is nothing to draw: ask for a lower quality.")
     if len(samples) == 1:
-        return marked_png(samples, 0)
+        return next(marked_pngs(samples))
     # Only the classes that are in it; `contact_sheet` would keep a row for each.
     shown = sorted(set(samples.labels.tolist()))
     names = [samples.class_names[label] for label in shown] if samples.class_names else []

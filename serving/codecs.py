@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import zipfile
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal, get_args
@@ -20,7 +19,8 @@ from numpy.typing import NDArray
 from augmint.archive import pack
 from augmint.errors import RequestError
 from augmint.samples import Samples
-from augmint.sampling import METADATA, columns, labelled_pngs, marked_png, marked_webp
+from augmint.sampling import METADATA, columns, labelled_pngs, marked_pngs, marked_webp
+from serving.zips import StoredZip
 
 __all__ = [
     "CODEC_VERSION",
@@ -28,16 +28,16 @@ __all__ = [
     "ONE_IMAGE",
     "Format",
     "MediaType",
+    "PngZip",
     "encode",
     "encode_npy",
     "npy_header",
-    "zip_entry",
 ]
 
 Format = Literal["npz", "npy", "zip", "png", "webp"]
 
 # Part of every ETag: to be raised whenever the bytes of any format change.
-CODEC_VERSION: Final = 3
+CODEC_VERSION: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def encode(samples: Samples, form: Format) -> bytes:
         case "zip":
             return _zip(samples)
         case "png":
-            return marked_png(samples, 0)
+            return next(marked_pngs(samples))
         case "webp":
             return marked_webp(samples, 0)
 
@@ -107,22 +107,29 @@ def npy_header(shape: tuple[int, ...]) -> bytes:
 
 
 def _zip(samples: Samples) -> bytes:
-    """What `augmint sample` writes, which `augmint.data.load_data` and Hugging Face's imagefolder read."""
-    table = io.StringIO(newline="")
-    rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(columns(samples.edit))
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
+    archive = PngZip()
+    return archive.add(samples) + archive.end()
+
+
+class PngZip:
+    """A zip as it grows, of what `augmint sample` writes: a folder of PNGs per class and metadata.csv, which
+    `augmint.data.load_data` and Hugging Face's imagefolder read. For at least one batch of samples."""
+
+    def __init__(self) -> None:
+        self._archive = StoredZip()
+        self._table = io.StringIO(newline="")
+        self._rows = csv.writer(self._table, lineterminator="\n")
+
+    def add(self, samples: Samples) -> bytes:
+        """The archive's next bytes, with these images."""
+        if not self._table.tell():
+            self._rows.writerow(columns(samples.edit))
+        pieces = []
         for name, image, row in labelled_pngs(samples):
-            archive.writestr(zip_entry(name), image)  # not deflated: PNGs are already
-            rows.writerow(row)
-        archive.writestr(zip_entry(METADATA), table.getvalue(), compress_type=zipfile.ZIP_DEFLATED)
-    return stream.getvalue()
+            pieces.append(self._archive.add(name, image))
+            self._rows.writerow(row)
+        return b"".join(pieces)
 
-
-def zip_entry(name: str) -> zipfile.ZipInfo:
-    """An entry that carries no clock and no machine: 1 January 1980, made on Unix, readable by all."""
-    entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-    entry.create_system = 3
-    entry.external_attr = 0o644 << 16
-    return entry
+    def end(self, comment: bytes = b"") -> bytes:
+        """Its last bytes: the table and the directory."""
+        return self._archive.add(METADATA, self._table.getvalue().encode()) + self._archive.end(comment)

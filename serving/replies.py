@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from typing import Final
 
+import isal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import features
@@ -21,9 +21,10 @@ from serving.maker import Maker
 
 __all__ = ["about", "etag", "known", "made", "samples_of"]
 
-# Bodies up to this size are encoded where they stand: handing them to a thread would cost more.
+# Images up to this size are encoded where they stand: handing them to a thread would cost more.
 _INLINE_BYTES: Final = 32_768
-_VERSIONS: Final = (__version__, np.__version__, zlib.ZLIB_RUNTIME_VERSION, features.version("webp"))
+_INLINE_BYTES_ENCODED: Final = 16_384
+_VERSIONS: Final = (__version__, np.__version__, isal.__version__, features.version("webp"))
 
 
 def about(served: Served, request: Request) -> Headers:
@@ -89,7 +90,7 @@ async def made(
     else:
         images = await maker.images(served, request, exchange)
         size = images.nbytes
-    if form in ("npy", "npz") and size <= _INLINE_BYTES:
+    if size <= (_INLINE_BYTES if form in ("npy", "npz") else _INLINE_BYTES_ENCODED):
         body, digest = _encode(served, request, images, form)
     else:
         body, digest = await maker.aside(lambda: _encode(served, request, images, form))

@@ -19,7 +19,7 @@ import numpy as np
 
 from augmint.errors import RequestError
 from augmint.samples import Request, Samples
-from augmint.sampling import marked_png
+from augmint.sampling import marked_pngs
 
 __all__ = ["MOST_SHARDS", "Cycle", "shard_request", "tar"]
 
@@ -96,9 +96,10 @@ def tar(samples: Samples, order: Sequence[int], k: int) -> bytes:
     """key.png with its address and mark, key.cls with the number of the label: the same bytes every time."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        images = list(marked_pngs(samples))
         for place, row in enumerate(order):
             key = f"{k:09d}-{place:06d}"
-            entries = {"png": marked_png(samples, row), "cls": str(int(samples.labels[row])).encode()}
+            entries = {"png": images[row], "cls": str(int(samples.labels[row])).encode()}
             for extension, content in entries.items():
                 # No clock, no owner: a TarInfo begins at 1970, root.
                 info = tarfile.TarInfo(f"{key}.{extension}")

@@ -7,19 +7,16 @@ but for the zip's directory, so a zip has at most `MOST_IN_ZIP` images. Knows no
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import math
-import zipfile
 from abc import ABC, abstractmethod
 from typing import Any, Final
 
 from augmint.endmark import LENGTH, StreamForm, mark, tail, tail_length, tar_header
 from augmint.samples import Samples
-from augmint.sampling import METADATA, columns, labelled_pngs
-from serving.codecs import npy_header, zip_entry
+from augmint.sampling import columns, labelled_pngs
+from serving.codecs import PngZip, npy_header
 
 __all__ = ["MEDIA_TYPES", "MOST_IN_ZIP", "StreamWriter", "writer_of"]
 
@@ -123,42 +120,12 @@ class _Zip(StreamWriter):
 
     def __init__(self, images: int, first: int) -> None:
         super().__init__(images, first)
-        self._sink = _Sink()
-        self._archive = zipfile.ZipFile(self._sink, "w")
-        self._table = io.StringIO(newline="")
-        self._rows = csv.writer(self._table, lineterminator="\n")
+        self._archive = PngZip()
 
     def _encode(self, samples: Samples) -> bytes:
-        if not self.written:
-            self._rows.writerow(columns(samples.edit))
-        for name, png, row in labelled_pngs(samples):
-            self._archive.writestr(zip_entry(name), png)
-            self._rows.writerow(row)
-        return self._sink.take()
+        return self._archive.add(samples)
 
     def _end(self) -> bytes:
-        self._archive.writestr(zip_entry(METADATA), self._table.getvalue(), compress_type=zipfile.ZIP_DEFLATED)
-        self._archive.comment = mark(self.images, "")
-        self._archive.close()
-        data = self._sink.take()
+        data = self._archive.end(mark(self.images, ""))
         self._hashed.update(data[: -tail_length("zip")])
         return data[:-LENGTH] + mark(self.images, self._hashed.hexdigest())
-
-
-class _Sink(io.RawIOBase):
-    """What a zip is written to: bytes that are taken away as they come, so nothing can be looked at again."""
-
-    def __init__(self) -> None:
-        self._pieces = bytearray()
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self._pieces += data
-        return len(data)
-
-    def take(self) -> bytes:
-        data = bytes(self._pieces)
-        self._pieces.clear()
-        return data
