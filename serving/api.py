@@ -11,6 +11,8 @@
                                        one image by its address (no {label} where the bundle has none); or npy, webp
     GET  /v1/bundles/{bundle}/shards/{shard}.tar
                                        a piece of an endless data set, as WebDataset reads it
+    GET  /v2/…  POST /v2/models/{model}/infer
+                                       the same images as tensors: the Open Inference Protocol v2
     GET  /                             a page to try it
     GET  /livez /readyz /metrics /openapi.json
     GET  /docs.json /schema.json       BentoML's own
@@ -301,7 +303,9 @@ class Api:
                 extra=exchange.marks,
             )
         self._count(error)
-        return Answer(problem.status, problems.CONTENT_TYPE, problems.body_of(error, exchange.request_id), headers)
+        inference = exchange.scope["path"].startswith("/v2")
+        body = problems.body_of(error, exchange.request_id, inference=inference)
+        return Answer(problem.status, problems.CONTENT_TYPE, body, headers)
 
     def _count(self, error: AugmintError) -> None:
         # What the engine refuses it counts itself.

@@ -59,6 +59,18 @@ class Context:
             raise self.not_ready()
         return self.opened
 
+    def check_ready(self) -> None:
+        """For those who decide where requests go.
+
+        Raises:
+            UnavailableError: not yet, never, or not any more.
+        """
+        self.require()
+        if self.draining:
+            raise UnavailableError(
+                "the service is shutting down: send requests to another one.", code="service.draining", retry_after=1.0
+            )
+
     def not_ready(self) -> UnavailableError:
         # The failure's own sentence names a path of this machine: it is in the log.
         return UnavailableError(

@@ -25,6 +25,7 @@ from serving.access import Scope as TokenScope
 
 __all__ = [
     "JSON",
+    "OCTETS",
     "TEXT",
     "Answer",
     "ClientGoneError",
@@ -47,6 +48,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 JSON: Final = b"application/json"
+OCTETS: Final = b"application/octet-stream"
 TEXT: Final = b"text/plain; charset=utf-8"
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._~:+/=@-]{1,128}")
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -157,18 +159,28 @@ class Exchange:
             )
         self.deadline = min(self.deadline, self.begun + int(given) / 1000)
 
-    async def body(self, most: int, kind: bytes = JSON) -> bytes:
+    async def body(self, most: int, *kinds: bytes) -> bytes:
         """The whole body, never holding more than `most` bytes.
 
+        Args:
+            kinds: media types that it may be of; b"": it need not say. JSON alone by default.
+
         Raises:
-            RequestError: it is of another media type than `kind`.
+            RequestError: it is of another media type, or compressed.
             TooLargeError: it is longer.
             DeadlineError: it did not arrive in time.
             ClientGoneError: it never will.
         """
-        if self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != kind:
+        kinds = kinds or (JSON,)
+        if self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower() not in kinds:
+            named = " or ".join(kind.decode() for kind in kinds if kind)
             raise RequestError(
-                f"the body must be {kind.decode()}: send that as the header Content-Type.", code="request.media-type"
+                f"the body must be {named}: send that as the header Content-Type.", code="request.media-type"
+            )
+        if self.headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
+            raise RequestError(
+                "compressed bodies are not read here: send it as it is, without the header Content-Encoding.",
+                code="request.media-type",
             )
         length = self.headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > most:
@@ -252,6 +264,4 @@ def to_json(value: object) -> bytes:
 
 
 def _body_too_large(most: int) -> TooLargeError:
-    return TooLargeError(
-        f"the body is longer than {most} bytes: ask for fewer labels at once.", code="request.body-too-large"
-    )
+    return TooLargeError(f"the body is longer than {most} bytes: ask for less at once.", code="request.body-too-large")

@@ -48,7 +48,15 @@ def with_cors(api: Api, origins: Sequence[str]) -> Any:
         api,  # type: ignore[arg-type]  # Starlette's messages are MutableMapping, ours dict
         allow_origins=list(origins),
         allow_methods=["GET", "POST"],
-        allow_headers=["Authorization", "Content-Type", "If-None-Match", "X-Request-ID", "traceparent"],
+        allow_headers=[
+            "Authorization",
+            "Content-Type",
+            "If-None-Match",
+            "Inference-Header-Content-Length",
+            "X-Request-ID",
+            "X-Request-Timeout-Ms",
+            "traceparent",
+        ],
         expose_headers=["*"] if "*" in origins else list(EXPOSED),
         max_age=600,
     )

@@ -25,6 +25,7 @@ __all__ = [
     "BODY",
     "BUNDLE",
     "HEADERS",
+    "JSON_LENGTH",
     "JUDGED",
     "LATE",
     "MADE",
@@ -38,6 +39,7 @@ __all__ = [
 
 Json = dict[str, Any]
 
+JSON_LENGTH: Final = "Inference-Header-Content-Length"
 HEADERS: Final[dict[str, tuple[str, str]]] = {
     "Augmint-Requested": ("integer", "images asked for"),
     "Augmint-Delivered": ("integer", "images in this answer"),
@@ -47,6 +49,7 @@ HEADERS: Final[dict[str, tuple[str, str]]] = {
     "Augmint-Bundle": ("string", "the bundle's digest"),
     "Augmint-Seed": ("string", "the seed, also where the service chose it"),
     "Augmint-Reproducibility": ("string", "exact or tolerance"),
+    JSON_LENGTH: ("string", "how many bytes of the body are JSON, where images follow"),
     "Repr-Digest": ("string", "sha-256 of the body (RFC 9530)"),
     "ETag": ("string", "only where the request named a seed"),
     "X-Request-ID": ("string", "the request's id"),
@@ -130,7 +133,7 @@ def operation(
     """An operation object.
 
     Args:
-        tag: images, bundles or operation.
+        tag: images, bundles, inference or operation.
         name: its operationId.
         content: of the answer, by media type.
         found: of the answer, in words.
@@ -190,6 +193,7 @@ def document(routes: Sequence[Route]) -> Json:
         "tags": [
             {"name": "images", "description": "Generating."},
             {"name": "bundles", "description": "What can be generated."},
+            {"name": "inference", "description": "The same by the Open Inference Protocol v2."},
             {"name": "operation", "description": "For those who run the service."},
         ],
         "paths": paths,
@@ -201,7 +205,7 @@ def document(routes: Sequence[Route]) -> Json:
                     "type": "http",
                     "scheme": "bearer",
                     "description": "made by `augmint token`; scopes: "
-                    "generate for everything under /v1, admin for /metrics",
+                    "generate for everything under /v1 and /v2, admin for /metrics",
                 }
             },
             "schemas": schemas["$defs"],

@@ -44,7 +44,7 @@ PROBLEMS: Final[dict[str, Problem]] = {
     "request.headers-too-large": Problem(431, "headers-too-large", "The request's headers are too long"),
     "service.host": Problem(421, "misdirected", "The service does not go by this name"),
     "request.body-too-large": Problem(413, "body-too-large", "The request's body is too long"),
-    "request.media-type": Problem(415, "unsupported-media", "The request's body must be JSON"),
+    "request.media-type": Problem(415, "unsupported-media", "The request's body is of a type that is not read here"),
     "request.unknown-label": Problem(422, "unknown-label", "The bundle does not have this label"),
     "request.quality": Problem(422, "quality", "The bundle cannot judge this quality"),
     "request.edit": Problem(422, "edit", "The bundle cannot make this edit"),
@@ -64,8 +64,12 @@ def problem_of(error: AugmintError) -> Problem:
     return PROBLEMS.get(error.code, _INTERNAL)
 
 
-def body_of(error: AugmintError, request_id: str) -> bytes:
-    """The problem+json document; unknown labels and bundles come with those that would have been right."""
+def body_of(error: AugmintError, request_id: str, *, inference: bool = False) -> bytes:
+    """The problem+json document; unknown labels and bundles come with those that would have been right.
+
+    Args:
+        inference: the Open Inference Protocol's clients read `error` alone, so the detail stands there as well.
+    """
     problem = problem_of(error)
     # An error that is not in the table was not written for the client's eyes.
     known = error.code in PROBLEMS
@@ -77,6 +81,8 @@ def body_of(error: AugmintError, request_id: str) -> bytes:
         "code": problem.code,
         "request_id": request_id,
     }
+    if inference:
+        document["error"] = document["detail"]
     if isinstance(error, UnknownLabelError):
         document["labels"] = list(error.labels)
     if isinstance(error, UnknownBundleError):

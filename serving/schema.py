@@ -23,12 +23,18 @@ __all__ = [
     "BundleList",
     "BundleModel",
     "GenerateBody",
+    "InferAnswer",
+    "InferBody",
+    "InferInput",
     "Limits",
+    "ModelMetadata",
     "PlanBody",
     "PlanModel",
     "ProblemModel",
+    "ServerMetadata",
     "StreamBody",
     "parse_body",
+    "parse_infer",
     "parse_plan",
     "parse_stream",
 ]
@@ -190,6 +196,7 @@ class ProblemModel(BaseModel):
     request_id: str
     labels: list[str] | None = Field(None, description="with unknown-label: the labels of the bundle")
     bundles: list[str] | None = Field(None, description="with unknown-bundle: the bundles of the service")
+    error: str | None = Field(None, description="under /v2: the detail, where the protocol's clients look for it")
 
 
 class PlanBody(_Strict):
@@ -216,14 +223,102 @@ class PlanModel(BaseModel):
     waiting: int = Field(description="images that others wait for now")
 
 
+class InferInput(_Strict):
+    """A tensor of an inference request; see `serving.oip`."""
+
+    name: str = Field(description="seed, index, label or truncation")
+    shape: Annotated[list[Count], Field(min_length=1)] = Field(description="[N] or [N, 1]")
+    datatype: str = Field(description="of seed and index UINT64, of label BYTES or INT64, of truncation FP64 or FP32")
+    data: list[Any] | None = Field(None, description="the values, where they do not follow the JSON")
+    parameters: dict[str, Any] = Field({}, description="binary_data_size: how many bytes of it follow the JSON")
+
+
+class InferWanted(_Strict):
+    """An output that is asked for."""
+
+    name: str = Field(description="image")
+    parameters: dict[str, Any] = Field({}, description="binary_data: whether it follows the JSON")
+
+
+class InferBody(_Strict):
+    """An inference request of the Open Inference Protocol v2: a row of the inputs is the address of an image."""
+
+    id: str | None = Field(None, description="returned with the answer")
+    parameters: dict[str, Any] = Field(
+        {},
+        description="binary_data_output: whether outputs follow the JSON, where they do not say so themselves; "
+        "timeout: microseconds after which the client no longer waits",
+    )
+    inputs: Annotated[list[InferInput], Field(min_length=1)] = Field(
+        examples=[
+            [
+                {"name": "seed", "shape": [1], "datatype": "UINT64", "data": [7]},
+                {"name": "index", "shape": [1], "datatype": "UINT64", "data": [0]},
+                {"name": "label", "shape": [1], "datatype": "BYTES", "data": ["3"]},
+            ]
+        ]
+    )
+    outputs: list[InferWanted] | None = None
+
+
+class InferOutput(BaseModel):
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[int] | None = Field(None, description="row by row, where it does not follow the JSON")
+    parameters: dict[str, int] | None = Field(None, description="binary_data_size")
+
+
+class InferAnswer(BaseModel):
+    """An inference's answer; a row of its output is the image of that row's address."""
+
+    model_name: str
+    model_version: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="the bundle's digest")]
+    id: str | None = None
+    outputs: list[InferOutput]
+
+
+class ServerMetadata(BaseModel):
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class TensorMetadata(BaseModel):
+    name: str
+    datatype: str
+    shape: list[int] = Field(description="-1 is any number of rows")
+
+
+class ModelMetadata(BaseModel):
+    name: str
+    versions: list[str] = Field(description="digests")
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
 # Those that the OpenAPI document describes.
-MODELS_IN: Final[tuple[type[BaseModel], ...]] = (GenerateBody, StreamBody, PlanBody)
-MODELS_OUT: Final[tuple[type[BaseModel], ...]] = (BundleList, BundleDetail, PlanModel, ProblemModel)
+MODELS_IN: Final[tuple[type[BaseModel], ...]] = (GenerateBody, StreamBody, PlanBody, InferBody)
+MODELS_OUT: Final[tuple[type[BaseModel], ...]] = (
+    BundleList,
+    BundleDetail,
+    PlanModel,
+    ProblemModel,
+    InferAnswer,
+    ServerMetadata,
+    ModelMetadata,
+)
 
 
 def parse_plan(data: bytes) -> PlanBody:
     """As `parse_body`, for /v1/plan."""
     return _parse(PlanBody, data, '{"counts": {"good": 2000, "scratch": 60}}')
+
+
+def parse_infer(data: bytes) -> InferBody:
+    """As `_parse`, for the JSON of an inference request."""
+    return _parse(InferBody, data, '{"inputs": [{"name": "seed", "shape": [1], "datatype": "UINT64", "data": [7]}, …]}')
 
 
 def parse_body(data: bytes) -> GenerateBody:
@@ -288,9 +383,10 @@ def _sentence(error: ValidationError, model: type[BaseModel], least: str) -> str
     """The first thing that is wrong, by field: pydantic's own account of a union is for programmers."""
     first = error.errors(include_url=False, include_input=False)[0]
     name = str(first["loc"][0])[:60] if first["loc"] else "the body"
-    if first["type"] == "missing":
+    top = len(first["loc"]) == 1
+    if top and first["type"] == "missing":
         return f"{name} is missing: the least that is needed is {least}."
-    if first["type"] == "extra_forbidden":
+    if top and first["type"] == "extra_forbidden":
         return f"{name!r} is not known here: there are {', '.join(model.model_fields)}."
     if name == "format" and model is StreamBody:
         return "format must be tar, npy or zip."
@@ -309,5 +405,9 @@ _EXPECTED = {
     "format": "npz, npy, zip, png or webp",
     "start": "a row, a whole number from 0",
     "stop": "a row, a whole number above start",
+    "id": "text",
+    "parameters": "values by name",
+    "inputs": "tensors, each with name, shape, datatype, and data or the parameter binary_data_size",
+    "outputs": 'outputs by name, such as [{"name": "image", "parameters": {"binary_data": true}}]',
     "strategy": "auto, minority, not minority, not majority, all, totals by label, or a share from 0 to 1",
 }

@@ -10,12 +10,13 @@ from serving.routes.addresses import Addresses
 from serving.routes.catalogue import Catalogue
 from serving.routes.generate import Generate
 from serving.routes.mounted import Mounted
+from serving.routes.oip import OpenInference
 from serving.routes.operation import Operation
 from serving.routes.streams import Streams
 
 __all__ = ["all_routes"]
 
-_SUBJECTS = (Generate, Streams, Catalogue, Addresses, Operation, Mounted)
+_SUBJECTS = (Generate, Streams, Catalogue, Addresses, OpenInference, Operation, Mounted)
 
 
 def all_routes(context: Context) -> list[Route]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from augmint.errors import UnavailableError
 from serving import openapi, page
 from serving.context import Context
 from serving.exchange import JSON, TEXT, Answer, Exchange, Headers, Route, cacheable, to_json
@@ -37,11 +36,7 @@ class Operation:
         return Answer(200, TEXT, b"alive\n", _fresh())
 
     async def _readyz(self, exchange: Exchange) -> Answer:
-        self._context.require()
-        if self._context.draining:
-            raise UnavailableError(
-                "the service is shutting down: send requests to another one.", code="service.draining", retry_after=1.0
-            )
+        self._context.check_ready()
         return Answer(200, TEXT, b"ready\n", _fresh())
 
     async def _metrics(self, exchange: Exchange) -> Answer:

@@ -424,7 +424,10 @@ def test_the_documents_agree_with_the_service(service: Service) -> None:
         for method, operation in operations.items():
             body = json.dumps(TINY).encode() if method == "post" else None
             reply = service.ask(
-                method.upper(), path.replace("{bundle}", "tiny"), body, {"Content-Type": "application/json"}
+                method.upper(),
+                path.replace("{bundle}", "tiny").replace("{model}", "tiny"),
+                body,
+                {"Content-Type": "application/json"},
             )
             assert str(reply.status) in operation["responses"], path
             content = operation["responses"][str(reply.status)]["content"]  # the tiny bundle has no report, say
