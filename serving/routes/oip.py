@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from augmint.errors import RequestError, TooLargeError, UnknownBundleError
+from augmint.errors import RequestError, TooLargeError
 from serving import oip, openapi
 from serving.bundles import Served
 from serving.context import Context
@@ -123,19 +123,8 @@ class OpenInference:
         return await exchange.body(most, *kinds), int(given)
 
     def _find(self, exchange: Exchange) -> Served:
-        """The model of the address: by its name or digest, and by version where the address has one."""
-        library = self._context.library
         model, version = exchange.params["model"], exchange.params.get("version")
-        served = library.find(model)
-        if version is None or version == served.info.digest:
-            return served
-        for other in library:
-            if (other.info.name, other.info.digest) == (served.info.name, version):
-                return other
-        raise UnknownBundleError(
-            f"the model {model[:80]!r} has no version {version[:80]!r}: a version is a digest, and may be left out.",
-            bundles=(served.info.name,),
-        )
+        return self._context.library.find(model if version is None else f"{model}@{version}")
 
 
 def _json(value: object) -> Answer:
@@ -146,7 +135,8 @@ def _of_model(
     method: str, path: str, handler: Handler, name: str, summary: str, rest: dict[str, Any]
 ) -> Iterator[Route]:
     """The address with and without a version."""
-    model, version = openapi.part("model", "a bundle's name, or its digest"), openapi.part("version", "its digest")
+    model = {**openapi.BUNDLE, "name": "model"}
+    version = openapi.part("version", "the beginning of its digest, 8 digits or more; or latest")
     parameters = rest.get("parameters", [])
     for place, called, parts in (
         ("/v2/models/{model}", name, [model]),

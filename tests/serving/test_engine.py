@@ -264,7 +264,8 @@ def test_one_wake_is_enough_for_several_lanes() -> None:
         engine.close()
 
 
-def test_a_small_request_is_not_behind_a_large_one() -> None:
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_small_request_is_not_behind_a_large_one(mixed: bool) -> None:
     gate = Gate()
     calls_until: dict[object, int] = {}
     engine = Engine(
@@ -274,7 +275,8 @@ def test_a_small_request_is_not_behind_a_large_one() -> None:
     )
     one = lane(gate, batch=32)
     try:
-        large = engine.submit(one, ask(a=3000), context="large")
+        rows = [(0, seed, 5, 1.0) for seed in range(3000)]  # as an inference may ask for: no two of one seed
+        large = engine.submit(one, of_addresses(rows)[0] if mixed else ask(a=3000), context="large")
         assert gate.entered.acquire(timeout=10)
         small = engine.submit(one, ask(b=1), context="small")
         gate.open.set()

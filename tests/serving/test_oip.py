@@ -92,11 +92,25 @@ def test_tritonclient_asks_an_unconditional_bundle_without_labels(
     assert np.array_equal(found, plain.generate(40, seed=9).images)
 
 
+def test_tritonclient_asks_for_several_at_once(service: Service, tiny: Generator) -> None:
+    inputs = [
+        tensor("seed", "UINT64", SEEDS, binary=True),
+        tensor("index", "UINT64", INDICES, binary=True),
+        tensor("label", "BYTES", LABELS, binary=True),
+        tensor("truncation", "FP64", SHARES, binary=True),
+    ]
+    with triton.InferenceServerClient(f"127.0.0.1:{service.port}", concurrency=4) as client:
+        asked = [client.async_infer("tiny", inputs) for _ in range(8)]
+        for one_of_them in asked:
+            assert np.array_equal(one_of_them.get_result().as_numpy("image"), expected(tiny))
+
+
 def test_tritonclient_sees_the_models(client: triton.InferenceServerClient, tiny: Generator) -> None:
     info = tiny.info()
     assert client.is_server_live()
     assert client.is_server_ready()
-    for model, version in (("tiny", ""), (info.digest, ""), ("tiny", info.digest)):
+    known = (("tiny", ""), (info.digest, ""), ("tiny", info.digest), ("tiny", info.digest[:8]), ("tiny", "latest"))
+    for model, version in known:
         assert client.is_model_ready(model, version)
         assert client.get_model_metadata(model, version)["versions"] == [info.digest]
     assert not client.is_model_ready("none")
@@ -126,7 +140,7 @@ def test_tritonclient_raises_our_sentences(client: triton.InferenceServerClient)
     cases: list[tuple[str, str, Callable[[], object]]] = [
         ("422", "unknown label 'bird': this bundle has cat, dog", lambda: client.infer("tiny", inputs)),
         ("404", "there is no bundle 'none' here", lambda: client.infer("none", inputs)),
-        ("404", "no version '2'", lambda: client.get_model_config("tiny", "2")),
+        ("404", "there is no bundle 'tiny@2' here", lambda: client.get_model_config("tiny", "2")),
         ("422", "label is missing: a row is an address", lambda: client.infer("tiny", inputs[:2])),
         ("422", "not 'label' (this bundle has no labels)", lambda: client.infer("plain", inputs)),
         ("422", "not 'priority'", lambda: client.infer("tiny", inputs, priority=1)),
