@@ -2,6 +2,9 @@
 
     POST /v1/generate                  images by label
     POST /v1/stream                    images of any number, as tar, npy or zip
+    POST /v1/jobs                      a stream that is made into a file and kept; GET: one's own
+    GET  /v1/jobs/{id}                 how far it is; DELETE cancels and removes it
+    GET  /v1/jobs/{id}/result          the file
     POST /v1/plan                      how many images would balance these counts
     GET  /v1/bundles                   what there is, and the limits
     GET  /v1/bundles/{bundle}          one bundle, by name or digest
@@ -45,6 +48,8 @@ from serving.accesslog import AccessLog
 from serving.bundles import open_bundle, open_bundles, threads_for
 from serving.context import Context
 from serving.exchange import Answer, ClientGoneError, Exchange, Headers, Receive, Route, Scope, Send
+from serving.jobrunner import JobRunner
+from serving.jobs import JobStore
 from serving.library import Library
 from serving.maker import Maker
 from serving.metrics import Metrics
@@ -74,6 +79,11 @@ class Api:
         self._door = Door(settings.tokens, open_to_all=not settings.auth, hosts=settings.hosts)
         self.context = Context(settings, self._door, metrics)
         self._access = AccessLog(json=settings.log == "json")
+        self._jobs = (
+            None
+            if settings.jobs is None
+            else JobStore(settings.jobs, most_bytes=settings.jobs_bytes, hours=settings.jobs_hours)
+        )
         self._following: asyncio.Task[None] | None = None
         # Other pages may not even show our pictures, unless some are allowed to ask.
         self._resource_policy = b"cross-origin" if settings.origins else b"same-origin"
@@ -135,6 +145,8 @@ class Api:
         gc.set_threshold(25_000, 20, 50)
         context.opened = library, maker
         context.metrics.ready(True)
+        if self._jobs is not None:
+            context.jobs = self._jobs, JobRunner(self._jobs, library, maker, settings)
         if settings.poll_s:
             following = follow(watcher, library, context.metrics, every_s=settings.poll_s)
             self._following = asyncio.create_task(following)
@@ -154,6 +166,8 @@ class Api:
     def begin_draining(self) -> None:
         """Not ready from now on, and no new requests; those admitted are finished."""
         self.context.draining = True
+        if self.context.jobs is not None:
+            self.context.jobs[1].begin_stopping()
         if self.context.opened is not None:
             self.context.maker.stop_admitting()
         if self.context.metrics is not None:
@@ -164,6 +178,8 @@ class Api:
         self.begin_draining()
         if self._following is not None:
             self._following.cancel()
+        if self.context.jobs is not None:
+            await self.context.jobs[1].stop()
         if self.context.opened is not None:
             await self.context.maker.stop()
         self._access.flush()
@@ -237,12 +253,12 @@ class Api:
             (b"cross-origin-resource-policy", self._resource_policy),
             *answer.headers,
         ]
-        if answer.status == 304:  # has neither a body nor a type of one
+        if answer.status in (204, 304):  # have neither a body nor a type of one
             headers = headers[1:]
         elif answer.stream is None:
             headers.append((b"content-length", str(len(answer.body)).encode()))
         await exchange.send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        if answer.stream is not None:
+        if answer.stream is not None and exchange.method != "HEAD":
             size, whole = await self._send_pieces(exchange, answer, answer.stream)
             if whole:  # else the server closes the connection, for want of a last message, and the reader sees the cut
                 await exchange.send({"type": "http.response.body", "body": b""})
@@ -256,9 +272,12 @@ class Api:
     ) -> tuple[int, bool]:
         """How many bytes of a streaming answer were sent, and whether that is all of them."""
         size, piece = 0, answer.body
+        gone = asyncio.create_task(_disconnect(exchange.receive))
         try:
             async with aclosing(stream) as pieces:
                 while piece:
+                    if gone.done():  # the server's `send` does not say so
+                        raise ClientGoneError
                     for start in range(0, len(piece), _SENT_AT_ONCE):
                         part = piece[start : start + _SENT_AT_ONCE]
                         # `send` waits while the client does not read: a slow reader holds back its own stream alone.
@@ -282,6 +301,8 @@ class Api:
             log.exception("the stream of request %s is cut off", exchange.request_id, extra=exchange.marks)
         else:
             return size, True
+        finally:
+            gone.cancel()
         return size, False
 
     def _problem(self, exchange: Exchange, error: AugmintError) -> Answer:
@@ -329,6 +350,12 @@ class Api:
                 exchange.request_id,
                 exchange.traceparent,
             )
+
+
+async def _disconnect(receive: Receive) -> None:
+    """Returns when the client goes away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 class _MethodError(RequestError):

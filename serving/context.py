@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from augmint.errors import UnavailableError
 from serving.access import Door
 from serving.exchange import Route
+from serving.jobrunner import JobRunner
+from serving.jobs import JobStore
 from serving.library import Library
 from serving.maker import Maker
 from serving.metrics import Metrics
@@ -24,6 +26,7 @@ class Context:
         door: who may ask.
         opened: the bundles and the maker; None until every bundle has passed its golden test and is warm.
         metrics: the counters; None until the service starts.
+        jobs: what is kept of jobs, and who works on them; None where there are none.
         failure: why it never became ready; for the log, since it may name paths.
         draining: the service is shutting down.
         routes: every address.
@@ -33,6 +36,7 @@ class Context:
     door: Door
     metrics: Metrics | None = None
     opened: tuple[Library, Maker] | None = None
+    jobs: tuple[JobStore, JobRunner] | None = None
     failure: str = ""
     draining: bool = False
     routes: list[Route] = field(default_factory=list)

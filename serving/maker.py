@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,20 +20,30 @@ from numpy.typing import NDArray
 from augmint.errors import AugmintError, DeadlineError, ServiceError, UnavailableError
 from augmint.samples import Request, Samples
 from augmint.selection import Selection
+from serving.access import Caller
 from serving.bundles import Served
 from serving.engine import Engine, Ticket
-from serving.exchange import ClientGoneError, Exchange, Receive
+from serving.exchange import ClientGoneError, Receive
 from serving.limits import Quota, RateLimit
 from serving.metrics import Metrics
 from serving.settings import Settings
 
-__all__ = ["Maker"]
+__all__ = ["Asker", "Maker"]
 
 # An answer that takes longer than this has its client watched, to stop when it goes.
 _WATCH_AFTER_S: Final = 0.02
 # Of a request under a quality, made and judged at once: bounds the memory for those that are not kept.
 _CANDIDATES: Final = 1024
 T = TypeVar("T")
+
+
+class Asker(Protocol):
+    """Whom images are made for: an `Exchange`, or a job."""
+
+    begun: float
+    deadline: float
+    caller: Caller
+    receive: Receive
 
 
 class Maker:
@@ -84,7 +94,7 @@ class Maker:
 
     # ------------------------------------------------------------------------------------------ making
 
-    def take(self, exchange: Exchange, images: int) -> None:
+    def take(self, exchange: Asker, images: int) -> None:
         """Count images against their caller's rate and quota.
 
         Raises:
@@ -95,7 +105,7 @@ class Maker:
         self._quota.take(caller.name, caller.images_per_day, images)
 
     async def images(
-        self, served: Served, request: Request, exchange: Exchange, *, admitted: bool = False
+        self, served: Served, request: Request, exchange: Asker, *, admitted: bool = False
     ) -> NDArray[np.uint8]:
         """The images of a request without a quality, uint8 [N, H, W, C].
 
@@ -139,7 +149,7 @@ class Maker:
         assert ticket.images is not None
         return ticket.images
 
-    async def select(self, served: Served, request: Request, exchange: Exchange) -> Samples:
+    async def select(self, served: Served, request: Request, exchange: Asker) -> Samples:
         """The samples of a request under a quality: candidates are made and judged until there are enough, in rounds
         that others' requests mix with. Raises as `images` does."""
         selection = Selection(request)
@@ -159,7 +169,7 @@ class Maker:
         return selection.samples(served.info)
 
     async def pieces(
-        self, served: Served, parts: Iterator[Request], exchange: Exchange
+        self, served: Served, parts: Iterator[Request], exchange: Asker
     ) -> AsyncGenerator[tuple[Request, NDArray[np.uint8]], None]:
         """The images of a long answer, part by part: one is made ahead of the reader, and no more.
 
@@ -170,10 +180,9 @@ class Maker:
             UnavailableError, DeadlineError, ServiceError, ClientGoneError: as `images` and `take`.
         """
         limit_s = exchange.deadline - exchange.begun
-        gone = self._loop.create_task(_gone(exchange.receive))
 
         def begin(part: Request, admitted: bool) -> asyncio.Task[NDArray[np.uint8]]:
-            return self._loop.create_task(self._piece(served, part, exchange, limit_s, gone, admitted))
+            return self._loop.create_task(self._piece(served, part, exchange, limit_s, admitted))
 
         part: Request | None = next(parts)
         assert part is not None
@@ -188,7 +197,6 @@ class Maker:
                 yield made, images
         finally:
             self._rounds -= 1
-            gone.cancel()
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, AugmintError, ClientGoneError):
                 await task
@@ -197,15 +205,12 @@ class Maker:
         self,
         served: Served,
         part: Request,
-        exchange: Exchange,
+        exchange: Asker,
         limit_s: float,
-        gone: asyncio.Task[None],
         admitted: bool,
     ) -> NDArray[np.uint8]:
         deadline = time.monotonic() + limit_s
         while True:
-            if gone.done():
-                raise ClientGoneError
             if time.monotonic() > self._drained_by:
                 raise ServiceError("the service is shutting down.", code="service.draining")
             try:
@@ -215,7 +220,7 @@ class Maker:
                 wait = error.retry_after or 0.0
                 if not admitted or time.monotonic() + wait > deadline:
                     raise
-                await asyncio.wait([gone], timeout=wait)
+                await asyncio.sleep(wait)
         exchange.deadline = time.monotonic() + limit_s
         return await self.images(served, part, exchange, admitted=admitted)
 
@@ -234,12 +239,6 @@ class Maker:
             self._loop.call_soon_threadsafe(_wake, tickets)
 
 
-async def _gone(receive: Receive) -> None:
-    """Returns when the client goes away."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
 class _Gone(ServiceError):
     """The client went away: there is nobody to tell."""
 
@@ -255,7 +254,8 @@ async def _watch(receive: Receive, engine: Engine, ticket: Ticket, deadline: flo
     """Give the ticket up when its client goes or its time is up, whichever is first."""
     try:
         async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
-            await _gone(receive)
+            while (await receive())["type"] != "http.disconnect":
+                pass
     except TimeoutError:
         error = DeadlineError("the images were not ready in time: ask for fewer at once, or allow more time.")
         engine.cancel(ticket, error, reason="deadline")

@@ -47,12 +47,14 @@ def with_cors(api: Api, origins: Sequence[str]) -> Any:
     return CORSMiddleware(
         api,  # type: ignore[arg-type]  # Starlette's messages are MutableMapping, ours dict
         allow_origins=list(origins),
-        allow_methods=["GET", "POST"],
+        allow_methods=["GET", "POST", "DELETE"],
         allow_headers=[
             "Authorization",
             "Content-Type",
             "If-None-Match",
+            "If-Range",
             "Inference-Header-Content-Length",
+            "Range",
             "X-Request-ID",
             "X-Request-Timeout-Ms",
             "traceparent",

@@ -31,6 +31,7 @@ __all__ = [
     "MADE",
     "body",
     "document",
+    "header",
     "json_of",
     "operation",
     "option",
@@ -50,6 +51,8 @@ HEADERS: Final[dict[str, tuple[str, str]]] = {
     "Augmint-Seed": ("string", "the seed, also where the service chose it"),
     "Augmint-Reproducibility": ("string", "exact or tolerance"),
     JSON_LENGTH: ("string", "how many bytes of the body are JSON, where images follow"),
+    "Location": ("string", "the job's address"),
+    "Content-Range": ("string", "which bytes of the whole these are"),
     "Repr-Digest": ("string", "sha-256 of the body (RFC 9530)"),
     "ETag": ("string", "only where the request named a seed"),
     "X-Request-ID": ("string", "the request's id"),
@@ -83,7 +86,7 @@ def option(name: str, description: str, pattern: str | None = None) -> Json:
     return {"name": name, "in": "query", "description": description, "schema": _text(pattern)}
 
 
-def _header(name: str, description: str, pattern: str | None = None) -> Json:
+def header(name: str, description: str, pattern: str | None = None) -> Json:
     return {"name": name, "in": "header", "description": description, "schema": _text(pattern)}
 
 
@@ -92,14 +95,14 @@ def _text(pattern: str | None) -> Json:
 
 
 BUNDLE: Final = part("bundle", "a bundle's name (its newest version), name@DIGEST (8 hex digits or more), or digest")
-ACCEPT: Final = _header("Accept", "media ranges with q-values; `format` in the body goes before it")
-_IF_NONE_MATCH: Final = _header("If-None-Match", "ETags that the client has")
-_TIMEOUT: Final = _header(
+ACCEPT: Final = header("Accept", "media ranges with q-values; `format` in the body goes before it")
+_IF_NONE_MATCH: Final = header("If-None-Match", "ETags that the client has")
+_TIMEOUT: Final = header(
     "X-Request-Timeout-Ms",
     "milliseconds after which the client no longer waits: 504, if the service's own come later",
     "^[0-9]{1,9}$",
 )
-_REQUEST_ID: Final = _header(
+_REQUEST_ID: Final = header(
     "X-Request-ID", "returned and logged; one is made where it is missing or not 1 … 128 of A-Za-z0-9._~:+/=@-"
 )
 
@@ -133,7 +136,7 @@ def operation(
     """An operation object.
 
     Args:
-        tag: images, bundles, inference or operation.
+        tag: images, jobs, bundles, inference or operation.
         name: its operationId.
         content: of the answer, by media type.
         found: of the answer, in words.
@@ -192,6 +195,7 @@ def document(routes: Sequence[Route]) -> Json:
         "servers": [{"url": "/"}],
         "tags": [
             {"name": "images", "description": "Generating."},
+            {"name": "jobs", "description": "Generating what is too large to wait for."},
             {"name": "bundles", "description": "What can be generated."},
             {"name": "inference", "description": "The same by the Open Inference Protocol v2."},
             {"name": "operation", "description": "For those who run the service."},

@@ -26,6 +26,8 @@ __all__ = [
     "InferAnswer",
     "InferBody",
     "InferInput",
+    "JobList",
+    "JobModel",
     "Limits",
     "ModelMetadata",
     "PlanBody",
@@ -223,6 +225,25 @@ class PlanModel(BaseModel):
     waiting: int = Field(description="images that others wait for now")
 
 
+class JobModel(BaseModel):
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    state: Literal["waiting", "running", "done", "failed"]
+    done: int = Field(description="images that are made")
+    total: int = Field(description="images that were asked for")
+    bytes: int = Field(description="of the result so far")
+    error: str = Field(description="one sentence, where it failed; else empty")
+    created: str = Field(description="RFC 3339")
+    expires: str | None = Field(description="when the result is removed, where there is one; RFC 3339")
+    sha256: str | None = Field(description="of the result, in hex, where there is one")
+    bundle: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    seed: str = Field(description="also where the service chose it")
+    format: StreamForm
+
+
+class JobList(BaseModel):
+    jobs: list[JobModel]
+
+
 class InferInput(_Strict):
     """A tensor of an inference request; see `serving.oip`."""
 
@@ -304,6 +325,8 @@ MODELS_OUT: Final[tuple[type[BaseModel], ...]] = (
     BundleList,
     BundleDetail,
     PlanModel,
+    JobModel,
+    JobList,
     ProblemModel,
     InferAnswer,
     ServerMetadata,

@@ -38,6 +38,9 @@ class Settings:
         queue_s: longest wait to be expected of a request that is admitted, or as long as it takes itself if that is
             longer (503 beyond).
         streams: most streams under way in a worker (503 beyond).
+        jobs: the folder where jobs and their results are kept, shared by all workers; None: no jobs.
+        jobs_bytes: most bytes of results kept there.
+        jobs_hours: how long a result is kept.
         max_body: most bytes of a request's body (413 beyond).
         rate_images: images per second that one client address may ask for, averaged over a minute (429 beyond);
             0 is no limit.
@@ -63,6 +66,9 @@ class Settings:
     queue_images: int = 40_000
     queue_s: float = 0.25
     streams: int = 16
+    jobs: Path | None = None
+    jobs_bytes: int = 10 << 30
+    jobs_hours: float = 24.0
     max_body: int = 1 << 20
     rate_images: float = 0.0
     timeout_s: float = 60.0
@@ -94,6 +100,9 @@ class Settings:
             max_images=read("max_images", _whole(1, 10**8), "a whole number from 1 to 10^8", default.max_images),
             queue_images=read("queue_images", _whole(1, 10**9), "a whole number from 1 to 10^9", default.queue_images),
             queue_s=read("queue_s", _number(0, 86400), "a number of seconds from 0 to 86400", default.queue_s),
+            jobs=read("jobs", Path, "a folder", default.jobs),
+            jobs_bytes=read("jobs_bytes", _whole(1, 2**60), "a number of bytes from 1 to 2^60", default.jobs_bytes),
+            jobs_hours=read("jobs_hours", _number(0.001, 87600), "a number of hours to 87600", default.jobs_hours),
             streams=read("streams", _whole(1, 10_000), "a whole number from 1 to 10000", default.streams),
             max_body=read("max_body", _whole(64, 1 << 30), "a number of bytes from 64 to 2^30", default.max_body),
             rate_images=read("rate_images", _number(0, 1e9), "a number from 0 to 10^9", default.rate_images),
@@ -121,6 +130,7 @@ class Settings:
             self,
             bundles=tuple(path.absolute() for path in self.bundles),
             tokens=None if self.tokens is None else self.tokens.absolute(),
+            jobs=None if self.jobs is None else self.jobs.absolute(),
         )
 
     def to_environment(self) -> dict[str, str]:

@@ -11,7 +11,8 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Any, ClassVar, Final
 
 from augmint.endmark import LENGTH, StreamForm, mark, tail, tail_length, tar_header
 from augmint.samples import Samples
@@ -38,10 +39,12 @@ class StreamWriter(ABC):
         first: row of its first image in the whole stream that it is a part of.
 
     Attributes:
+        form: of its bytes.
         written: images so far.
         length: bytes of the whole, where that is known before.
     """
 
+    form: ClassVar[StreamForm]
     length: int | None = None
 
     def __init__(self, images: int, first: int) -> None:
@@ -56,7 +59,24 @@ class StreamWriter(ABC):
         self._hashed.update(data)
         self.written += len(samples)
         assert self.written <= self.images, "a stream has the images that it was made for"
-        return data + self._end() if self.written == self.images else data
+        if self.written < self.images:
+            return data
+        end = self._end()
+        self._hashed.update(end[-tail_length(self.form) :])
+        return data + end
+
+    def go_on(self, images: int, before: Iterable[bytes]) -> None:
+        """Begin after the first `images`, whose bytes another writer of the same stream made. Not for a zip."""
+        assert self.form != "zip"
+        assert not self.written
+        self.written = images
+        for piece in before:
+            self._hashed.update(piece)
+
+    @property
+    def sha256(self) -> bytes:
+        """Of all bytes so far, the end's among them."""
+        return self._hashed.digest()
 
     @abstractmethod
     def _encode(self, samples: Samples) -> bytes: ...
@@ -78,6 +98,8 @@ def writer_of(form: StreamForm, *, images: int, first: int, image_shape: tuple[i
 class _Npy(StreamWriter):
     """uint8 [images, H, W, C]."""
 
+    form = "npy"
+
     def __init__(self, images: int, first: int, image_shape: tuple[int, int, int]) -> None:
         super().__init__(images, first)
         self._header = npy_header((images, *image_shape))
@@ -93,6 +115,8 @@ class _Npy(StreamWriter):
 
 class _Tar(StreamWriter):
     """For each image key.png, with its address and mark; key.cls, the number of its label; key.json, its address."""
+
+    form = "tar"
 
     def _encode(self, samples: Samples) -> bytes:
         blocks: list[bytes] = []
@@ -117,6 +141,8 @@ def _address(row: dict[str, Any]) -> bytes:
 
 class _Zip(StreamWriter):
     """A folder of PNGs per class and metadata.csv, as /v1/generate makes it."""
+
+    form = "zip"
 
     def __init__(self, images: int, first: int) -> None:
         super().__init__(images, first)

@@ -9,6 +9,7 @@ from serving.exchange import Route
 from serving.routes.addresses import Addresses
 from serving.routes.catalogue import Catalogue
 from serving.routes.generate import Generate
+from serving.routes.jobs import Jobs
 from serving.routes.mounted import Mounted
 from serving.routes.oip import OpenInference
 from serving.routes.operation import Operation
@@ -16,7 +17,7 @@ from serving.routes.streams import Streams
 
 __all__ = ["all_routes"]
 
-_SUBJECTS = (Generate, Streams, Catalogue, Addresses, OpenInference, Operation, Mounted)
+_SUBJECTS = (Generate, Streams, Jobs, Catalogue, Addresses, OpenInference, Operation, Mounted)
 
 
 def all_routes(context: Context) -> list[Route]:

@@ -2,91 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from augmint.endmark import StreamForm
-from augmint.errors import RequestError, TooLargeError, UnavailableError
-from augmint.samples import Request
+from augmint.errors import UnavailableError
 from serving import openapi
-from serving.bundles import Served
 from serving.context import Context
 from serving.exchange import Answer, Exchange, Headers, Route
-from serving.library import Library
 from serving.maker import Maker
-from serving.replies import about, samples_of
-from serving.schema import StreamBody, parse_stream
-from serving.settings import Settings
-from serving.streams import MEDIA_TYPES, MOST_IN_ZIP, StreamWriter, writer_of
+from serving.replies import about
+from serving.schema import parse_stream
+from serving.streams import MEDIA_TYPES, StreamWriter
+from serving.wish import Wish, read_wish
 
-__all__ = ["Streams", "Wish", "read_wish"]
-
-# Of one part: as many rows as session calls like, and few enough that a stream's memory is small.
-_PART_BYTES: Final = 1 << 20
-_PART_ROWS: Final = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """A stream that was asked for, checked.
-
-    Attributes:
-        served: the bundle.
-        request: for the whole.
-        start, stop: rows of the whole that the stream has.
-        form: of its bytes.
-        part_rows: how many rows are made at once.
-    """
-
-    served: Served
-    request: Request
-    start: int
-    stop: int
-    form: StreamForm
-    part_rows: int
-
-    @property
-    def images(self) -> int:
-        return self.stop - self.start
-
-    def writer(self) -> StreamWriter:
-        return writer_of(self.form, images=self.images, first=self.start, image_shape=self.served.info.image_shape)
-
-
-def read_wish(body: StreamBody, library: Library, settings: Settings) -> Wish:
-    """Check what was asked for.
-
-    Raises:
-        RequestError: see `Request.make`; or rows that are not there, or more than a zip may have.
-    """
-    served = library.find(body.bundle)
-    request = Request.make(
-        body.counts,
-        served.info.class_names,
-        seed=body.seed_number,
-        offset=int(body.offset),
-        truncation=body.truncation,
-        edit=body.edit,
-        editable=served.info.edits,
-    )
-    start, stop = int(body.start), request.total if body.stop is None else int(body.stop)
-    if not start < stop <= request.total:
-        raise RequestError(
-            f"start and stop must be rows of the {request.total} that are asked for, start below stop, not {start} and "
-            f"{stop}."
-        )
-    if body.format == "zip" and stop - start > MOST_IN_ZIP:
-        raise TooLargeError(
-            f"a zip holds at most {MOST_IN_ZIP} images, not {stop - start}: ask for the format tar or npy, or for "
-            "fewer rows with start and stop."
-        )
-    rows = max(served.lane.batch, min(_PART_BYTES // math.prod(served.info.image_shape), _PART_ROWS))
-    return Wish(served, request, start, stop, body.format, min(rows, settings.max_images))
+__all__ = ["Streams"]
 
 
 class Streams:
@@ -119,20 +48,16 @@ class Streams:
     async def _pieces(
         self, wish: Wish, writer: StreamWriter, maker: Maker, exchange: Exchange, answer: Answer
     ) -> AsyncGenerator[bytes, None]:
-        parts = wish.request.parts(wish.part_rows, wish.start, wish.stop)
+        parts = wish.parts(exchange.caller, self._context.settings.workers)
         made = maker.pieces(wish.served, parts, exchange)
         self._under_way += 1
         try:
             async for part, images in made:
-                yield await maker.aside(lambda: _encoded(wish.served, part, images, writer))  # noqa: B023
+                yield await maker.aside(lambda: wish.encoded(part, images, writer))  # noqa: B023
                 answer.images = writer.written
         finally:
             self._under_way -= 1
             await made.aclose()
-
-
-def _encoded(served: Served, part: Request, images: NDArray[np.uint8], writer: StreamWriter) -> bytes:
-    return writer.write(samples_of(served, part, images))
 
 
 _STREAM: Final = openapi.operation(

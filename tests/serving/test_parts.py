@@ -171,7 +171,7 @@ def test_every_code_that_serving_raises_is_in_the_table() -> None:
     written = {
         value.value
         for path in [
-            *(ROOT / "serving").glob("*.py"),
+            *(ROOT / "serving").rglob("*.py"),
             *(ROOT / "augmint" / name for name in ("samples.py", "errors.py", "latent_space.py")),
         ]
         if path.name != "problems.py"
