@@ -52,7 +52,8 @@ class RateLimit:
             )
 
     def charge(self, client: str, images: int) -> None:
-        """Count images that a request needed besides those it asked for; what is owed is paid before the next one."""
+        """Count images that a request needed besides those it asked for, below 0 those that it did not get after all;
+        what is owed is paid before the next one."""
         if self._rate and client in self._clients:
             left, since = self._clients[client]
             self._clients[client] = (left - images, since)
@@ -90,7 +91,7 @@ class Quota:
             )
 
     def charge(self, caller: str, images: int) -> None:
-        """Count images that a request needed besides those it asked for."""
+        """As `RateLimit.charge`."""
         if caller in self._callers:
             left, since = self._callers[caller]
             self._callers[caller] = (left - images, since)

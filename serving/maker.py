@@ -102,7 +102,31 @@ class Maker:
         """
         caller = exchange.caller
         self._rate.take(caller.name, images)
-        self._quota.take(caller.name, caller.images_per_day, images)
+        try:
+            self._quota.take(caller.name, caller.images_per_day, images)
+        except UnavailableError:
+            self._rate.charge(caller.name, -images)
+            raise
+
+    @contextlib.contextmanager
+    def counted(self, exchange: Exchange, images: int) -> Iterator[None]:
+        """`take` them, for what is done inside; if the engine refuses it, they are not counted.
+
+        Raises:
+            UnavailableError: they are too many.
+        """
+        self.take(exchange, images)
+        with self._unless_refused(exchange, images):
+            yield
+
+    @contextlib.contextmanager
+    def _unless_refused(self, exchange: Exchange, images: int) -> Iterator[None]:
+        try:
+            yield
+        except UnavailableError:  # at the engine's door: nothing of it was made
+            self._rate.charge(exchange.caller.name, -images)
+            self._quota.charge(exchange.caller.name, -images)
+            raise
 
     async def images(
         self, served: Served, request: Request, exchange: Asker, *, admitted: bool = False
@@ -222,7 +246,8 @@ class Maker:
                     raise
                 await asyncio.sleep(wait)
         exchange.deadline = time.monotonic() + limit_s
-        return await self.images(served, part, exchange, admitted=admitted)
+        with self._unless_refused(exchange, part.total):
+            return await self.images(served, part, exchange, admitted=admitted)
 
     async def aside(self, work: Callable[[], T]) -> T:
         """What `work` gives, from a thread of the encoders, so that others are answered meanwhile."""

@@ -74,11 +74,11 @@ async def made(
         UnavailableError, DeadlineError, ServiceError, ClientGoneError: see `Maker`.
         RequestError: one image was asked for under a quality, and there is none.
     """
-    maker.take(exchange, request.total)
     headers = [*about(served, request), *headers]
     images: NDArray[np.uint8] | Samples
     if request.quality:
-        images = await maker.select(served, request, exchange)
+        with maker.counted(exchange, request.total):
+            images = await maker.select(served, request, exchange)
         headers += _account(maker, served, request, images)
         if form in ONE_IMAGE and not len(images):
             raise RequestError(
@@ -88,7 +88,8 @@ async def made(
             )
         size = images.images.nbytes
     else:
-        images = await maker.images(served, request, exchange)
+        with maker.counted(exchange, request.total):
+            images = await maker.images(served, request, exchange)
         size = images.nbytes
     if size <= (_INLINE_BYTES if form in ("npy", "npz") else _INLINE_BYTES_ENCODED):
         body, digest = _encode(served, request, images, form)

@@ -73,8 +73,8 @@ class Addresses:
         headers = self._lasting(exchange, served, tag)
         if (already := known(exchange, served, request, tag, headers)) is not None:
             return already
-        maker.take(exchange, request.total)
-        images = await maker.images(served, request, exchange)
+        with maker.counted(exchange, request.total):
+            images = await maker.images(served, request, exchange)
         body = await maker.aside(lambda: tar(samples_of(served, request, images), order, k))
         headers += [*about(served, request), (b"augmint-delivered", str(rows).encode())]
         return Answer(200, b"application/x-tar", body, [*headers, (b"repr-digest", repr_digest(body))], images=rows)

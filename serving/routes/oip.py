@@ -82,8 +82,8 @@ class OpenInference:
         )
         if inference.timeout_s is not None:
             exchange.deadline = min(exchange.deadline, exchange.begun + inference.timeout_s)
-        maker.take(exchange, inference.request.total)
-        images = await maker.images(served, inference.request, exchange)
+        with maker.counted(exchange, inference.request.total):
+            images = await maker.images(served, inference.request, exchange)
 
         def encode() -> tuple[bytes, int | None, bytes]:
             body, length = oip.answer(inference, info, images)

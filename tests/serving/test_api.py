@@ -73,8 +73,9 @@ class Harness:
         scope = {
             "type": "http",
             "method": method,
-            "path": path,
-            "raw_path": path.encode(),
+            "path": path.partition("?")[0],
+            "raw_path": path.partition("?")[0].encode(),
+            "query_string": path.partition("?")[2].encode(),
             "headers": [
                 (b"content-type", b"application/json"),
                 *((name.lower().encode(), value.encode()) for name, value in (headers or {}).items()),
@@ -406,6 +407,54 @@ def test_one_client_may_not_ask_for_too_much(run: Callable[..., None]) -> None:
         assert other.status == 200
 
     run(scenario, rate_images=4, max_images=100)
+
+
+PATHS = ["/v1/generate", "/v1/bundles/tiny/shards/0.tar", "/v1/stream", "/v2/models/tiny/infer"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_what_is_refused_for_want_of_room_is_not_counted(run: Callable[..., None], path: str) -> None:
+    """Whoever tries again, as Retry-After tells them to, must not use up what they may have."""
+    columns = {"seed": ("UINT64", 1), "index": ("UINT64", 2), "label": ("BYTES", "cat")}
+    tensors = [
+        {"name": name, "shape": [20], "datatype": kind, "data": [value] * 20} for name, (kind, value) in columns.items()
+    ]
+    body = {"inputs": tensors} if path.startswith("/v2") else {"counts": {"cat": 20}, "seed": 1}
+
+    async def scenario(service: Harness) -> None:
+        first = asyncio.create_task(service.ask({"counts": {"cat": 50}}, client="1.1.1.1"))
+        await service.until(lambda: bool(service.calls))
+        for _ in range(5):
+            if path.endswith(".tar"):
+                full = await service.ask(method="GET", path=f"{path}?per_shard=20")
+            else:
+                full = await service.ask(body, path=path)
+            problem(full, 503, "queue-full")
+        service.gate.set()
+        await first
+        reply = await service.ask({"counts": {"cat": 60}})
+        assert reply is not None
+        assert reply.status == 200
+
+    run(scenario, max_images=60, queue_images=60, rate_images=1)
+
+
+def test_what_the_quota_refuses_does_not_count_for_the_rate(run: Callable[..., None], tmp_path: Path) -> None:
+    from serving.access import add_token
+
+    tokens = tmp_path / "tokens.json"
+    secret = add_token(tokens, "t", images_per_day=10)
+
+    async def scenario(service: Harness) -> None:
+        service.gate.set()
+        headers = {"authorization": f"Bearer {secret}"}
+        for _ in range(5):
+            problem(await service.ask({"counts": {"cat": 50}}, headers=headers), 429, "quota")
+        reply = await service.ask({"counts": {"cat": 10}}, headers=headers)
+        assert reply is not None
+        assert reply.status == 200
+
+    run(scenario, max_images=60, queue_images=60, rate_images=1, tokens=tokens)
 
 
 def test_the_verdict_and_its_report_are_shown(run: Callable[..., None], tiny_bundle: Path, tmp_path: Path) -> None:
