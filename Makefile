@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # A second demo does not touch what the first one made.
 DEMO_OUT ?= $(shell n=1; d=demo-out; while [ -e "$$d" ]; do n=$$((n + 1)); d=demo-out-$$n; done; echo "$$d")
 
-.PHONY: help setup demo test test-all check static lint format docs bench-batching bench-families bench-features bench-kill-resume bench-utility build clean
+.PHONY: help setup demo test test-all check static lint format docs bench-batching bench-families bench-features bench-kill-resume bench-serving bench-utility build clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -49,6 +49,10 @@ docs: setup ## write docs/cli.md anew from the commands' own help
 bench-batching: setup ## 32 concurrent single-image requests, batching on against off (needs wrk)
 	$(BIN)/python benchmarks/batching.py
 
+bench-serving: setup ## the service beside raw ONNX Runtime and its peers: docs/serving.md (about 20 minutes; needs wrk)
+	$(BIN)/python benchmarks/serving.py --setup
+	$(BIN)/python benchmarks/serving.py --docs
+
 bench-utility: setup ## data sets x shots x methods, with intervals: docs/utility.md (about an hour on 2 cores)
 	$(BIN)/python benchmarks/utility.py
 
@@ -65,4 +69,4 @@ build: setup ## the wheel, in dist/
 	$(BIN)/python -m build --wheel
 
 clean: ## remove the environment and everything generated here
-	rm -rf $(VENV) dist build demo-out demo-out-* bench-utility-out bench-families-out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-peers .venv-peers-triton dist build demo-out demo-out-* bench-utility-out bench-families-out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -20,167 +20,26 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
-import io
 import json
-import os
-import platform
-import re
-import shutil
-import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
-import psutil
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from augmint.bundle import (  # noqa: E402
-    Architecture,
-    Data,
-    Description,
-    Evidence,
-    Golden,
-    Graph,
-    Identity,
-    Image,
-    Sampling,
-    Tensor,
-    essentials,
-    read_bundle,
-    write_bundle,
-)
-from augmint.latents import latents  # noqa: E402
+from augmint.bundle import read_bundle  # noqa: E402
+from benchmarks.contenders import augmint  # noqa: E402
+from benchmarks.load import SEED, Ask, Figures, Service, median, require_wrk, wrk  # noqa: E402
+from benchmarks.random_bundles import write_random_bundle  # noqa: E402
+from benchmarks.record import made  # noqa: E402
 
 CONNECTIONS = 32
-
-
-# ------------------------------------------------------------------------------------------------- a generator
-
-
-def _weights(rng: np.random.Generator, *shape: int) -> NDArray[np.float32]:
-    return (rng.normal(size=shape) / np.sqrt(np.prod(shape[:1] + shape[2:]))).astype(np.float32)
-
-
-def gan_graph(shape: tuple[int, int, int]) -> tuple[int, list[onnx.NodeProto], dict[str, Any]]:
-    """The family `gan` at its paper's size (Goodfellow et al. 2014, mnist.yaml): 100 -> 1200 -> 1200 -> pixels. A call
-    spends its time on reading 10 MB of weights (21 MB for 32×32 colour), however many images it makes."""
-    rng = np.random.default_rng(0)
-    height, width, channels = shape
-    widths = (100, 1200, 1200, height * width * channels)
-    nodes, constants, hidden = [], {}, "latent"
-    for layer, (n_in, n_out) in enumerate(pairwise(widths)):
-        constants |= {f"w{layer}": _weights(rng, n_in, n_out), f"b{layer}": np.zeros(n_out, np.float32)}
-        nodes.append(helper.make_node("Gemm", [hidden, f"w{layer}", f"b{layer}"], [f"linear{layer}"]))
-        activation = "Relu" if layer < 2 else "Tanh"
-        nodes.append(helper.make_node(activation, [f"linear{layer}"], [f"on{layer}"]))
-        hidden = f"on{layer}"
-    constants["to_map"] = np.array([-1, channels, height, width])
-    return widths[0], [*nodes, helper.make_node("Reshape", [hidden, "to_map"], ["tanh"])], constants
-
-
-def dcgan_graph(shape: tuple[int, int, int]) -> tuple[int, list[onnx.NodeProto], dict[str, Any]]:
-    """A small DCGAN: latent -> 64×7×7 -> 32×14×14 -> 1×28×28 by transposed convolutions of 4×4. A call spends its time
-    on arithmetic, which grows with the images."""
-    assert shape == (28, 28, 1)
-    rng = np.random.default_rng(0)
-    up = {"strides": [2, 2], "pads": [1, 1, 1, 1]}
-    nodes = [
-        helper.make_node("Gemm", ["latent", "w0", "b0"], ["flat"]),
-        helper.make_node("Relu", ["flat"], ["flat_on"]),
-        helper.make_node("Reshape", ["flat_on", "to_map"], ["map7"]),
-        helper.make_node("ConvTranspose", ["map7", "w1"], ["map14"], **up),
-        helper.make_node("Relu", ["map14"], ["map14_on"]),
-        helper.make_node("ConvTranspose", ["map14_on", "w2"], ["map28"], **up),
-        helper.make_node("Tanh", ["map28"], ["tanh"]),
-    ]
-    constants = {
-        "w0": _weights(rng, 64, 49 * 64),
-        "b0": np.zeros(49 * 64, np.float32),
-        "to_map": np.array([-1, 64, 7, 7]),
-        "w1": _weights(rng, 64, 32, 4, 4) * 4,
-        "w2": _weights(rng, 32, 1, 4, 4) * 4,
-    }
-    return 64, nodes, constants
-
-
-GENERATORS = {
-    "gan28": ("gan", gan_graph, (28, 28, 1)),
-    "gan32": ("gan", gan_graph, (32, 32, 3)),
-    "dcgan28": ("dcgan", dcgan_graph, (28, 28, 1)),
-}
-
-
-def write_bundle_of(name: str, path: Path) -> Path:
-    """An unconditional bundle of random weights: speed does not depend on what was learned."""
-    import onnxruntime
-
-    family, build, shape = GENERATORS[name]
-    latent_dim, nodes, constants = build(shape)
-    constants["half"] = np.float32(127.5)
-    nodes += [
-        helper.make_node("Mul", ["tanh", "half"], ["scaled"]),
-        helper.make_node("Add", ["scaled", "half"], ["grey"]),
-        helper.make_node("Round", ["grey"], ["rounded"]),
-        helper.make_node("Cast", ["rounded"], ["nchw"], to=TensorProto.UINT8),
-        helper.make_node("Transpose", ["nchw"], ["image"], perm=[0, 2, 3, 1]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        family,
-        [helper.make_tensor_value_info("latent", TensorProto.FLOAT, ["N", latent_dim])],
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", *shape])],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    description = Description(
-        identity=Identity(name=name, augmint_version="benchmark", run="none", trained="never"),
-        architecture=Architecture(family=family, options={}, parameters=0, checkpoint_step=0, images_seen=0),
-        data=Data(
-            name="none",
-            fingerprint="0" * 64,
-            class_counts={},
-            split={"train": 0, "validation": 0, "test": 0},
-            resize="fit",
-        ),
-        class_names=(),
-        image=Image(height=shape[0], width=shape[1], channels=shape[2]),
-        sampling=Sampling(latent_dim=latent_dim, tolerance=1),
-        generator=Graph(
-            file="generator.onnx",
-            inputs=(Tensor(name="latent", dtype="float32", shape=("N", latent_dim)),),
-            outputs=(Tensor(name="image", dtype="uint8", shape=("N", *shape)),),
-            opset=20,
-            precision="fp32",
-            optimisation="all",
-            versions={"onnx": onnx.__version__},
-        ),
-        evidence=Evidence(),
-        golden=(Golden(label="", seed=1, index=0, truncation=1.0),),
-    )
-    entry = model.metadata_props.add()
-    entry.key, entry.value = "augmint", json.dumps(essentials(description))
-    data = model.SerializeToString(deterministic=True)
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    (image,) = session.run(None, {"latent": latents([1], [0], latent_dim)})
-    golden = io.BytesIO()
-    np.save(golden, image)
-    write_bundle(path, description, {"generator.onnx": data, "golden.npy": golden.getvalue()})
-    return path
+GENERATORS = ("gan28", "gan32", "dcgan28")
 
 
 def session_calls(bundle: Path) -> dict[int, float]:
@@ -203,86 +62,22 @@ def session_calls(bundle: Path) -> dict[int, float]:
 # ------------------------------------------------------------------------------------------------- two services
 
 
-@contextlib.contextmanager
-def service(bundle: Path, batching: str, scratch: Path) -> Iterator[tuple[str, psutil.Process]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {
-        **os.environ,
-        "AUGMINT_BUNDLES": str(bundle.resolve()),
-        "AUGMINT_DEVICE": "cpu",
-        "AUGMINT_BATCHING": batching,
-        "BENTOML_HOME": str(scratch / batching),
-        "BENTOML_DO_NOT_TRACK": "True",
-    }
-    command = [sys.executable, "-m", "bentoml", "serve", "serving.service:AugmintService"]
-    with open(scratch / f"{batching}.log", "wb") as log:
-        process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(port)], cwd=ROOT, env=environment, stdout=log, stderr=log
-        )
-        try:
-            url = f"http://127.0.0.1:{port}"
-            for _ in range(240):
-                with contextlib.suppress(OSError):
-                    urllib.request.urlopen(f"{url}/readyz", timeout=2)
-                    break
-                if process.poll() is not None:
-                    sys.exit(f"the service did not start: see {log.name}")
-                time.sleep(0.25)
-            (worker,) = psutil.Process(process.pid).children()
-            yield url, worker
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(30)
-
-
-def load(url: str, worker: psutil.Process, body: Path, seconds: float) -> dict[str, float]:
-    """Images a second, service's CPU microseconds an image, median and 99th percentile of the answer time in ms."""
-    before = worker.cpu_times()
-    output = subprocess.run(
-        ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "--latency", "-s", str(body), f"{url}/v1/generate"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    after = worker.cpu_times()
-    if "Non-2xx" in output:
-        sys.exit(f"the service refused requests:\n{output}")
-    requests = int(re.search(r"(\d+) requests in", output)[1])  # type: ignore[index]
-
-    def milliseconds(percent: int) -> float:
-        number, unit = re.search(rf"{percent}%\s+([\d.]+)(us|ms|s)", output).groups()  # type: ignore[union-attr]
-        return float(number) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[unit]
-
-    cpu = (after.user + after.system) - (before.user + before.system)
-    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", output)[1])  # type: ignore[index]
-    return {"rate": rate, "cpu": cpu / requests * 1e6, "p50": milliseconds(50), "p99": milliseconds(99)}
-
-
 def measure(bundle: Path, scratch: Path, seconds: float, rounds: int) -> None:
     manifest = read_bundle(bundle).manifest
     counts = {manifest.class_names[0]: 1} if manifest.class_names else 1
-    document = json.dumps({"counts": counts, "seed": 1, "format": "npy"})
-    body = scratch / "body.lua"
-    body.write_text(
-        f'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\nwrk.body = [[{document}]]\n'
-    )
+    body = json.dumps({"counts": counts, "seed": SEED, "format": "npy"}).replace(f'"{SEED}"', SEED)
+    ask = Ask("/v1/generate", body.encode(), 1, {"Content-Type": "application/json"})
     calls = session_calls(bundle)
-    results: dict[str, list[dict[str, float]]] = {"on": [], "off": []}
-    with service(bundle, "on", scratch) as on, service(bundle, "off", scratch) as off:
-        services = {"on": on, "off": off}
-        for url, worker in services.values():
-            load(url, worker, body, 1.0)
+    results: dict[str, list[Figures]] = {"on": [], "off": []}
+    with _service(bundle, "on", scratch) as on, _service(bundle, "off", scratch) as off:
+        for each in (on, off):
+            wrk(each, ask, CONNECTIONS, 1.0, scratch)
         for turn in range(rounds):
-            for batching, (url, worker) in services.items():
-                results[batching].append(load(url, worker, body, seconds))
-                print(f"round {turn + 1}, batching {batching}: {results[batching][-1]}", file=sys.stderr)
+            for each in (on, off):
+                results[each.name].append(wrk(each, ask, CONNECTIONS, seconds, scratch))
+                print(f"round {turn + 1}, batching {each.name}: {results[each.name][-1]}", file=sys.stderr)
 
-    middle = {
-        batching: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-        for batching, runs in results.items()
-    }
+    middle = {batching: median(runs) for batching, runs in results.items()}
     shape = "×".join(map(str, manifest.image.shape))
     print(f"\n{manifest.identity.name} ({manifest.architecture.family}, {shape})")
     print(
@@ -291,11 +86,15 @@ def measure(bundle: Path, scratch: Path, seconds: float, rounds: int) -> None:
     )
     print(f"  {'batching':<10}{'images/s':>10}{'CPU µs/image':>14}{'p50 ms':>9}{'p99 ms':>9}")
     for batching, row in middle.items():
-        print(f"  {batching:<10}{row['rate']:>10.0f}{row['cpu']:>14.0f}{row['p50']:>9.1f}{row['p99']:>9.1f}")
+        print(f"  {batching:<10}{row.images:>10.0f}{row.cpu:>14.0f}{row.p50:>9.1f}{row.p99:>9.1f}")
     print(
-        f"  on : off = {middle['on']['rate'] / middle['off']['rate']:.2f} : 1 in images a second, "
-        f"1 : {middle['off']['cpu'] / middle['on']['cpu']:.2f} in CPU time an image"
+        f"  on : off = {middle['on'].images / middle['off'].images:.2f} : 1 in images a second, "
+        f"1 : {middle['off'].cpu / middle['on'].cpu:.2f} in CPU time an image"
     )
+
+
+def _service(bundle: Path, batching: str, scratch: Path) -> contextlib.AbstractContextManager[Service]:
+    return augmint(bundle, scratch, name=batching, AUGMINT_BATCHING=batching)
 
 
 def main() -> None:
@@ -304,10 +103,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each service")
     arguments = parser.parse_args()
-    if shutil.which("wrk") is None:
-        sys.exit("wrk is not installed: apt-get install wrk")
+    require_wrk()
 
-    print(f"{datetime.date.today()}, {_machine()}, Python {platform.python_version()}")
+    about = made("onnxruntime-gpu", "bentoml")
+    print(f"{about['date']}, {about['machine']['cpu']}, {about['machine']['cores']} cores (the load runs on them too)")
     print(
         f"{CONNECTIONS} concurrent requests of 1 image as npy: median of {arguments.rounds} × {arguments.seconds:g} s"
     )
@@ -315,17 +114,8 @@ def main() -> None:
         for generator in [None] if arguments.bundle else GENERATORS:
             scratch = Path(name) / (generator or "given")
             scratch.mkdir()
-            bundle = write_bundle_of(generator, scratch / "bundle") if generator else arguments.bundle
+            bundle = write_random_bundle(generator, scratch / "bundle") if generator else arguments.bundle
             measure(bundle, scratch, arguments.seconds, arguments.rounds)
-
-
-def _machine() -> str:
-    model = "unknown processor"
-    with contextlib.suppress(OSError):
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-        model = found[1] if found else model
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{model}, {cores} cores (the load runs on them too)"
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ from augmint.errors import AugmintError, UsageError  # noqa: E402
 from augmint.images import synthetic_sheet_png  # noqa: E402
 from augmint.sheets import contact_sheet  # noqa: E402
 from benchmarks.promises import Promise, Recipe, trained  # noqa: E402
-from benchmarks.utility import made, save  # noqa: E402
+from benchmarks.record import made, save  # noqa: E402
 from evaluation.arrays import Labelled  # noqa: E402
 from training import FAMILIES, Run, family  # noqa: E402
 
@@ -147,7 +147,7 @@ def measure(name: str, out: Path, *, quick: bool = False) -> dict[str, Any]:
         "parameters": _parameters(run),
         "figures": figures,
         "promise": promise,
-        "made": made(),
+        "made": made("torch"),
     }
     save(out / "cells" / f"{name}.json", json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     say(name, "done")

@@ -40,7 +40,7 @@ sys.path.insert(0, str(ROOT))
 from augmint.data import DataSet, load_data  # noqa: E402
 from augmint.data.records import SPLITS  # noqa: E402
 from augmint.errors import AugmintError, UsageError  # noqa: E402
-from benchmarks.utility import made, save  # noqa: E402
+from benchmarks.record import made, save  # noqa: E402
 from evaluation.tables import fixed_width  # noqa: E402
 from training import Run, TrainRequest, load_critic, resume, train  # noqa: E402
 from training.features import critic_features  # noqa: E402
@@ -235,7 +235,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "words": list(WORDS),
         "rows": [asdict(row) for row in rows],
         "conclusion": conclude(rows) if runs else "",
-        "made": made(),
+        "made": made("torch"),
     }
     found = json.loads(json.dumps(found))  # keys as in the file
     if runs and names == list(RUNS):

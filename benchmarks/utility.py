@@ -30,16 +30,13 @@ import hashlib
 import json
 import math
 import multiprocessing
-import platform
 import secrets
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,6 +50,7 @@ sys.path.insert(0, str(ROOT))
 from augmint.data import DataSet  # noqa: E402
 from augmint.errors import AugmintError, UsageError  # noqa: E402
 from benchmarks.image_sets import SOURCES, load  # noqa: E402
+from benchmarks.record import made, save  # noqa: E402
 from evaluation.cache import Arrays, Cache, Json, digest  # noqa: E402
 
 OUT: Final = ROOT / "bench-utility-out"
@@ -181,7 +179,7 @@ def measure(cell: Cell, out: Path) -> dict[str, Any]:
         "rows": rows(found, test[1], names, small),
         "training": trained,
         "seconds": round(time.perf_counter() - began, 1),
-        "made": made(),
+        "made": made("torch"),
     }
     save(cell.file(out), json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     say(cell, f"done in {(time.perf_counter() - began) / 60:.1f} minutes")
@@ -297,13 +295,6 @@ def ceiling(cell: Cell, whole: DataSet, test: tuple[NDArray[np.uint8], NDArray[n
 
 def say(cell: Cell, what: str) -> None:
     print(f"{datetime.datetime.now():%H:%M:%S} {cell.name}: {what}", file=sys.stderr, flush=True)
-
-
-def save(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
 
 
 # --------------------------------------------------------------------------------------------------- figures
@@ -504,19 +495,6 @@ def _versions(made_: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {version}" for name, version in made_["versions"].items())
 
 
-def made() -> dict[str, Any]:
-    """When, where and by what."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
-    versions = {name: metadata.version(name) for name in ("augmint", "torch", "numpy")}
-    return {
-        "date": f"{datetime.date.today()}",
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.system()},
-        "versions": {"Python": platform.python_version(), **versions, "commit": commit or "unknown"},
-    }
-
-
 @functools.cache
 def code(*rooms: str) -> str:
     """sha256 hex, 16 digits, of the Python files in these rooms."""
@@ -524,16 +502,6 @@ def code(*rooms: str) -> str:
     for file in sorted(file for room in rooms for file in (ROOT / room).rglob("*.py")):
         found.update(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes())
     return found.hexdigest()[:16]
-
-
-def _cpu() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def write_page(out: Path, docs: Path) -> int:

@@ -54,7 +54,7 @@ def saved(out: Path, *, ours: float = 0.95) -> dict[str, Any]:
         "rows": utility.rows(found, truth, NAMES, NAMES[5:]),
         "training": [{"seconds": 60.0, "steps": 900}, {"seconds": 61.0, "steps": 1000}],
         "seconds": 90.0,
-        "made": utility.made(),
+        "made": utility.made("torch"),
     }
     utility.save(cell.file(out), json.dumps(result))
     return result
