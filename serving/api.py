@@ -55,6 +55,7 @@ from serving.maker import Maker
 from serving.metrics import Metrics
 from serving.routes import all_routes
 from serving.settings import Settings
+from serving.tracing import Attributes, Trace, Tracer, open_tracer
 from serving.watcher import Watcher, follow
 
 __all__ = ["Api"]
@@ -84,6 +85,7 @@ class Api:
             if settings.jobs is None
             else JobStore(settings.jobs, most_bytes=settings.jobs_bytes, hours=settings.jobs_hours)
         )
+        self._tracer: Tracer | None = None
         self._following: asyncio.Task[None] | None = None
         # Other pages may not even show our pictures, unless some are allowed to ask.
         self._resource_policy = b"cross-origin" if settings.origins else b"same-origin"
@@ -124,6 +126,7 @@ class Api:
             context.metrics = Metrics()
         try:
             watcher = await asyncio.get_running_loop().run_in_executor(None, self._open, worker)
+            self._tracer = open_tracer(settings.tracing)
         except AugmintError as error:
             # No exit: BentoML would start this worker again and again.
             context.failure = f"{error} ({error.code})"
@@ -182,6 +185,8 @@ class Api:
             await self.context.jobs[1].stop()
         if self.context.opened is not None:
             await self.context.maker.stop()
+        if self._tracer is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._tracer.close)
         self._access.flush()
 
     # ------------------------------------------------------------------------------------------ the application
@@ -190,6 +195,10 @@ class Api:
         if scope["type"] != "http":
             raise RuntimeError(f"this application speaks HTTP, not {scope['type']}")
         exchange = Exchange(scope, receive, send, timeout_s=self.settings.timeout_s)
+        if self._tracer is not None:
+            exchange.trace = self._tracer.begin(exchange.method, exchange.traceparent, exchange.begun)
+            if exchange.traceparent == "-":
+                exchange.traceparent = exchange.trace.traceparent
         path = "-"  # of the route: the address itself is endless
         try:
             self._check(exchange)
@@ -208,8 +217,21 @@ class Api:
             fault = ServiceError("", code="service.internal")
             fault.__cause__ = error
             answer = self._problem(exchange, fault)
+        sent = time.monotonic()
         size = await self._answer(exchange, answer)
+        if exchange.trace is not None and path not in _QUIET:
+            self._trace(exchange, exchange.trace, path, answer, sent)
         self._log(exchange, path, answer.status, answer.images, size)
+
+    def _trace(self, exchange: Exchange, trace: Trace, path: str, answer: Answer, sent: float) -> None:
+        assert self._tracer is not None
+        about: Attributes = {
+            "http.request.method": exchange.method,
+            "http.route": path,
+            "augmint.request_id": exchange.request_id,
+            "augmint.images": answer.images,
+        }
+        self._tracer.end(trace, f"{exchange.method} {path}", answer.status, sent, about)
 
     def _check(self, exchange: Exchange) -> None:
         """What holds for every request, whatever it asks for."""

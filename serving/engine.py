@@ -156,24 +156,29 @@ class Ticket:
         images: uint8 [total, H, W, C] once it is done, else None.
         error: why it failed, or None.
         deadline: `time.monotonic()` after which it is given up, or None.
+        submitted, begun, ended: `time.monotonic()` of its admission, of the begin of its first batch and of the end of
+            its last one; 0 until then.
+        batch: rows of its first batch, its own and others'.
     """
 
     __slots__ = (
-        "_begun",
         "_event",
         "_left",
         "_offset_in_run",
         "_run",
-        "_submitted",
         "_taken",
+        "batch",
+        "begun",
         "buffer",
         "context",
         "deadline",
         "done",
+        "ended",
         "error",
         "images",
         "lane",
         "request",
+        "submitted",
     )
 
     def __init__(self, lane: Lane, request: Request, deadline: float | None, context: object) -> None:
@@ -185,8 +190,9 @@ class Ticket:
         self.error: AugmintError | None = None
         self.done = False
         self.buffer: NDArray[np.uint8] | None = None
-        self._submitted = time.monotonic()
-        self._begun = False
+        self.submitted = time.monotonic()
+        self.begun = self.ended = 0.0
+        self.batch = 0
         self._run = 0  # which entry of request.counts comes next …
         self._offset_in_run = 0  # … and how many of its rows are taken already
         self._taken = 0
@@ -486,14 +492,14 @@ class Engine:
 
     def _run(self, lane: Lane, parts: list[_Part]) -> None:
         begun = time.monotonic()
+        rows, padding = sum(part.rows for part in parts), 0
         waits = []
         for part in parts:
             ticket = part.ticket
-            if not ticket._begun:
-                ticket._begun = True
-                waits.append(begun - ticket._submitted)
+            if not ticket.begun:
+                ticket.begun, ticket.batch = begun, rows
+                waits.append(begun - ticket.submitted)
         failed: dict[Ticket, AugmintError] = {}
-        rows, padding = sum(part.rows for part in parts), 0
         try:
             padding = self._render_into(lane, parts)
         except Exception:
@@ -521,6 +527,7 @@ class Engine:
                 ticket._left -= part.rows
                 if ticket._left == 0 and not ticket.done:
                     ticket.images, ticket.buffer, ticket.done = ticket.buffer, None, True
+                    ticket.ended = begun + seconds
                     ended.append(ticket)
             self._settle(rows)
             pending = self._pending

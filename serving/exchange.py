@@ -22,6 +22,7 @@ from urllib.parse import parse_qsl
 from augmint.errors import DeadlineError, RequestError, TooLargeError
 from serving.access import Caller
 from serving.access import Scope as TokenScope
+from serving.tracing import Trace
 
 __all__ = [
     "JSON",
@@ -99,6 +100,7 @@ class Exchange:
         deadline: `time.monotonic()` after which nobody waits for an answer: the service's limit, or the client's
             X-Request-Timeout-Ms, whichever is first.
         caller: whoever asks, once the door has let them in.
+        trace: where its stages are noted; None where nothing is traced.
     """
 
     __slots__ = (
@@ -112,6 +114,7 @@ class Exchange:
         "request_id",
         "scope",
         "send",
+        "trace",
         "traceparent",
     )
 
@@ -130,6 +133,7 @@ class Exchange:
         self.request_id = given.decode() if _REQUEST_ID.fullmatch(given) else f"{_PROCESS}-{next(_NUMBERS):x}"
         trace = self.headers.get(b"traceparent", b"")
         self.traceparent = trace.decode() if _TRACEPARENT.fullmatch(trace) else "-"
+        self.trace: Trace | None = None
         self.params: dict[str, str] = {}
         self.caller = Caller(self.client)
 

@@ -24,6 +24,7 @@ from serving.library import Library
 from serving.maker import Maker
 from serving.schema import parse_stream
 from serving.settings import Settings
+from serving.tracing import Trace
 from serving.wish import Wish, read_wish
 
 __all__ = ["JobRunner"]
@@ -131,6 +132,7 @@ class _Owner:
         self.deadline = self.begun + timeout_s
         self.caller = Caller(claim.job.owner, claim.job.images_per_day)
         self.receive: Receive = _never
+        self.trace: Trace | None = None
 
 
 async def _never() -> dict[str, Any]:

@@ -27,6 +27,7 @@ from serving.exchange import ClientGoneError, Receive
 from serving.limits import Quota, RateLimit
 from serving.metrics import Metrics
 from serving.settings import Settings
+from serving.tracing import Attributes, Trace
 
 __all__ = ["Asker", "Maker"]
 
@@ -44,6 +45,7 @@ class Asker(Protocol):
     deadline: float
     caller: Caller
     receive: Receive
+    trace: Trace | None
 
 
 class Maker:
@@ -109,7 +111,7 @@ class Maker:
             raise
 
     @contextlib.contextmanager
-    def counted(self, exchange: Exchange, images: int) -> Iterator[None]:
+    def counted(self, exchange: Asker, images: int) -> Iterator[None]:
         """`take` them, for what is done inside; if the engine refuses it, they are not counted.
 
         Raises:
@@ -120,7 +122,7 @@ class Maker:
             yield
 
     @contextlib.contextmanager
-    def _unless_refused(self, exchange: Exchange, images: int) -> Iterator[None]:
+    def _unless_refused(self, exchange: Asker, images: int) -> Iterator[None]:
         try:
             yield
         except UnavailableError:  # at the engine's door: nothing of it was made
@@ -166,6 +168,8 @@ class Maker:
             timer.cancel()
             if guard is not None:
                 guard.cancel()
+        if exchange.trace is not None:
+            _note(exchange.trace, exchange.begun, served, ticket)
         if isinstance(ticket.error, _Gone):
             raise ClientGoneError
         if ticket.error is not None:
@@ -262,6 +266,22 @@ class Maker:
     def _notify(self, tickets: Sequence[Ticket]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(_wake, tickets)
+
+
+def _note(trace: Trace, arrived: float, served: Served, ticket: Ticket) -> None:
+    if not trace.stages:
+        trace.add("admit", arrived, ticket.submitted)
+    now = time.monotonic()
+    trace.add("queue", ticket.submitted, ticket.begun or now)
+    if ticket.begun:
+        request = ticket.request
+        about: Attributes = {
+            "augmint.bundle": served.info.digest,
+            "augmint.images": request.total,
+            "augmint.labels": len(request.counts),
+            "augmint.batch_images": ticket.batch,
+        }
+        trace.add("infer", ticket.begun, ticket.ended or now, about)
 
 
 class _Gone(ServiceError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from typing import Final
 
 import isal
@@ -91,10 +92,13 @@ async def made(
         with maker.counted(exchange, request.total):
             images = await maker.images(served, request, exchange)
         size = images.nbytes
+    begun = time.monotonic()
     if size <= (_INLINE_BYTES if form in ("npy", "npz") else _INLINE_BYTES_ENCODED):
         body, digest = _encode(served, request, images, form)
     else:
         body, digest = await maker.aside(lambda: _encode(served, request, images, form))
+    if exchange.trace is not None:
+        exchange.trace.add("encode", begun, time.monotonic(), {"augmint.format": form, "augmint.bytes": len(body)})
     headers += [(b"augmint-delivered", str(len(images)).encode()), (b"repr-digest", digest)]
     return Answer(200, FORMATS[form].name.encode(), body, headers, images=len(images))
 

@@ -21,6 +21,7 @@ from augmint.generator import Generator
 from serving.access import Door, is_loopback
 from serving.bundles import check_bundles, device_of_worker
 from serving.settings import Settings
+from serving.tracing import open_tracer
 
 __all__ = ["ServeRequest", "serve"]
 
@@ -62,6 +63,8 @@ def serve(request: ServeRequest) -> int:
     # code, not a server that never becomes ready.
     for files in check_bundles(settings.bundles):
         Generator(files.path, device=device_of_worker(settings, 1), threads=1)
+    if (tracer := open_tracer(settings.tracing)) is not None:
+        tracer.close()
     _check_address(request.host, request.port)
     if Door(settings.tokens, open_to_all=not settings.auth).local_only and not is_loopback(request.host):
         raise UsageError(

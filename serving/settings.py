@@ -50,6 +50,7 @@ class Settings:
         batching: off runs every request alone, to measure what batching gains.
         access_log: one line a request on stderr.
         log: "text", or "json" for one JSON object a line.
+        tracing: OpenTelemetry spans: "auto" where OTEL_* configures an exporter, "on" or "off".
         tokens: the file of tokens that requests must carry (`augmint token` makes them); None: none are asked for, and
             only this machine is answered.
         auth: off answers everybody where there is no file of tokens: for a proxy or a network that guards the service.
@@ -77,6 +78,7 @@ class Settings:
     batching: bool = True
     access_log: bool = True
     log: str = "text"
+    tracing: str = "auto"
     tokens: Path | None = None
     auth: bool = True
     hosts: tuple[str, ...] = ()
@@ -112,6 +114,7 @@ class Settings:
             batching=read("batching", _switch, "on or off", default.batching),
             access_log=read("access_log", _switch, "on or off", default.access_log),
             log=read("log", _one_of("text", "json"), "text or json", default.log),
+            tracing=read("tracing", _one_of("auto", "on", "off"), "auto, on or off", default.tracing),
             tokens=read("tokens", Path, "a file", default.tokens),
             auth=read("auth", _switch, "on or off", default.auth),
             hosts=read("hosts", _names, "names of hosts, separated by commas", default.hosts),

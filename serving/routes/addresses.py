@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Final
 
 from augmint.errors import RequestError, TooLargeError
@@ -75,7 +76,10 @@ class Addresses:
             return already
         with maker.counted(exchange, request.total):
             images = await maker.images(served, request, exchange)
+        begun = time.monotonic()
         body = await maker.aside(lambda: tar(samples_of(served, request, images), order, k))
+        if exchange.trace is not None:
+            exchange.trace.add("encode", begun, time.monotonic(), {"augmint.format": "tar", "augmint.bytes": len(body)})
         headers += [*about(served, request), (b"augmint-delivered", str(rows).encode())]
         return Answer(200, b"application/x-tar", body, [*headers, (b"repr-digest", repr_digest(body))], images=rows)
 

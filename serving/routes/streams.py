@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
 from typing import Final
 
@@ -53,7 +54,12 @@ class Streams:
         self._under_way += 1
         try:
             async for part, images in made:
-                yield await maker.aside(lambda: wish.encoded(part, images, writer))  # noqa: B023
+                begun = time.monotonic()
+                piece = await maker.aside(lambda: wish.encoded(part, images, writer))  # noqa: B023
+                if exchange.trace is not None:
+                    about = {"augmint.format": wish.form, "augmint.bytes": len(piece)}
+                    exchange.trace.add("encode", begun, time.monotonic(), about)
+                yield piece
                 answer.images = writer.written
         finally:
             self._under_way -= 1

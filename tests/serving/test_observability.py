@@ -1,28 +1,36 @@
-"""What a service with two workers writes and counts: one JSON object a line, and figures that add up."""
+"""What a service with two workers writes, counts and traces: JSON lines, figures that add up, spans for a collector."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gzip
 import io
+import itertools
 import json
 import logging
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from augmint.errors import UsageError
 from serving.access import add_token
 from serving.accesslog import AccessLog
 from serving.logs import JsonLines
 from serving.settings import Settings
+from serving.tracing import open_tracer
 from tests.serving.conftest import Reply, Service, bentoml_serve
 from tests.serving.test_api import Harness, problem
 from tests.serving.test_api import run as run  # the fixture
@@ -123,6 +131,7 @@ class Two:
     service: Service
     user: str
     admin: str
+    spans: list[Span]
 
     def ask(self, *args: Any, headers: dict[str, str] | None = None, admin: bool = False) -> Reply:
         token = self.admin if admin else self.user
@@ -134,23 +143,59 @@ class Two:
         return {name: float(value) for name, value in lines}
 
 
+@contextlib.contextmanager
+def collector() -> Iterator[tuple[str, list[Span]]]:
+    """An OTLP/HTTP collector on loopback: its address, and the spans that it gets."""
+    spans: list[Span] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers.get("Content-Encoding") == "gzip":
+                body = gzip.decompress(body)
+            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                (name,) = [a.value.string_value for a in resource.resource.attributes if a.key == "service.name"]
+                assert name == "augmint"
+                spans.extend(span for scope in resource.scope_spans for span in scope.spans)
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", spans
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Iterator[Two]:
-    """`bentoml serve` with two workers, tokens and a log in JSON."""
+    """`bentoml serve` with two workers, tokens, a log in JSON and a collector of spans."""
     home = tmp_path_factory.mktemp("two")
     file = home / "tokens.json"
     user = add_token(file, "user")
     admin = add_token(file, "admin", scopes=("admin",))
-    with bentoml_serve(
-        home,
-        AUGMINT_BUNDLES=str(tiny_bundle),
-        AUGMINT_WORKERS="2",
-        AUGMINT_THREADS="1",
-        AUGMINT_TOKENS=str(file),
-        AUGMINT_LOG="json",
-    ) as service:
+    with (
+        collector() as (endpoint, spans),
+        bentoml_serve(
+            home,
+            AUGMINT_BUNDLES=str(tiny_bundle),
+            AUGMINT_WORKERS="2",
+            AUGMINT_THREADS="1",
+            AUGMINT_TOKENS=str(file),
+            AUGMINT_LOG="json",
+            OTEL_EXPORTER_OTLP_ENDPOINT=endpoint,
+            OTEL_BSP_SCHEDULE_DELAY="100",
+        ) as service,
+    ):
         service.wait_until_ready()
-        found = Two(service, user, admin)
+        found = Two(service, user, admin, spans)
         end = time.monotonic() + 30
         while found.scrape().get("augmint_ready_workers") != 2 and time.monotonic() < end:
             time.sleep(0.1)
@@ -202,7 +247,105 @@ def test_the_log_of_a_service_is_json_and_keeps_secrets(two: Two) -> None:
     assert {"time", "level", "logger", "message"} <= set.intersection(*(set(line) for line in lines))
     (refused,) = [line for line in lines if line.get("request_id") == "json-1"]
     assert refused.items() >= {"client": "user", "route": "/v1/generate", "status": 422, "images": 0}.items()
-    assert [line["trace_id"] for line in lines if "trace_id" in line] == [TRACE[3:35]]
+    assert TRACE[3:35] in [line.get("trace_id") for line in lines]
     (stranger,) = [line for line in lines if line.get("request_id") == "json-2"]
     assert stranger["client"] == "127.0.0.1"
     assert not [secret for secret in secrets if secret in log]
+
+
+# ---------------------------------------------------------------------------------------------- spans
+
+
+def spans_of(two: Two, request_id: str) -> dict[str, Span]:
+    """The spans of a request by name, with "request" for its own."""
+
+    def value(span: Span, key: str) -> Any:
+        return next((a.value.string_value for a in span.attributes if a.key == key), None)
+
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        found = [span for span in list(two.spans) if value(span, "augmint.request_id") == request_id]
+        if found:
+            inside = [s for s in list(two.spans) if s.parent_span_id == found[0].span_id]
+            assert len({s.name for s in inside}) == len(inside)
+            return {"request": found[0], **{s.name: s for s in inside}}
+        time.sleep(0.05)
+    raise AssertionError(f"no span of {request_id} was exported")
+
+
+def attributes(span: Span) -> dict[str, Any]:
+    return {
+        a.key: a.value.int_value if a.value.HasField("int_value") else a.value.string_value for a in span.attributes
+    }
+
+
+def test_a_request_is_traced_through_its_stages(two: Two, tiny_bundle: Path) -> None:
+    begun = time.time_ns()
+    body = {"counts": {"cat": 3, "dog": 2}, "seed": 1, "format": "npz"}
+    reply = two.ask("POST", "/v1/generate", body, headers={"X-Request-ID": "traced-1", "traceparent": TRACE})
+    spans = spans_of(two, "traced-1")
+    request = spans.pop("request")
+    assert request.name == "POST /v1/generate"
+    assert request.kind == Span.SPAN_KIND_SERVER
+    assert request.trace_id.hex() == TRACE[3:35]
+    assert request.parent_span_id.hex() == TRACE[36:52]
+    about = attributes(request)
+    assert about["http.route"] == "/v1/generate"
+    assert about["http.response.status_code"] == 200
+    assert about["augmint.images"] == 5
+    assert list(spans) == ["admit", "queue", "infer", "encode", "stream"]
+    times = [begun, request.start_time_unix_nano]
+    for span in spans.values():
+        assert span.trace_id == request.trace_id
+        times += [span.start_time_unix_nano, span.end_time_unix_nano]
+    times += [request.end_time_unix_nano, time.time_ns()]
+    # The clocks of the machine and of the process are read one after the other.
+    assert all(later - earlier > -1_000_000 for earlier, later in itertools.pairwise(times))
+    made = attributes(spans["infer"])
+    assert made["augmint.images"] == made["augmint.batch_images"] == 5
+    assert made["augmint.labels"] == 2
+    assert made["augmint.bundle"] == reply.headers["augmint-bundle"]
+    assert attributes(spans["encode"]) == {"augmint.format": "npz", "augmint.bytes": len(reply.body)}
+
+
+def test_a_refused_request_is_traced_as_far_as_it_came(two: Two) -> None:
+    """With a trace of its own where the client has none, which the log names; probes are not traced."""
+    two.ask("GET", "/readyz", headers={"X-Request-ID": "probe-1"})
+    two.ask("POST", "/v1/generate", {"counts": {"cow": 1}}, headers={"X-Request-ID": "traced-2"})
+    spans = spans_of(two, "traced-2")
+    request = spans["request"]
+    assert list(spans) == ["request", "stream"]
+    assert attributes(request)["http.response.status_code"] == 422
+    assert request.status.code == Status.STATUS_CODE_UNSET
+    end = time.monotonic() + 5
+    while '"traced-2"' not in (log := two.service.log.read_text()) and time.monotonic() < end:
+        time.sleep(0.05)
+    (line,) = [json.loads(line) for line in log.splitlines() if '"traced-2"' in line]
+    assert line["trace_id"] == request.trace_id.hex()
+    assert not [span for span in two.spans if attributes(span).get("augmint.request_id") == "probe-1"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "variables", "traced"),
+    [
+        ("auto", {}, False),
+        ("auto", {"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}, False),
+        ("auto", {"OTEL_TRACES_EXPORTER": "console", "OTEL_SDK_DISABLED": "true"}, False),
+        ("auto", {"OTEL_TRACES_EXPORTER": "console"}, True),
+        ("auto", {"OTEL_TRACES_EXPORTER": "zipkin"}, False),
+        ("off", {"OTEL_TRACES_EXPORTER": "console"}, False),
+        ("on", {}, True),
+    ],
+)
+def test_only_what_is_configured_is_traced(mode: str, variables: dict[str, str], traced: bool) -> None:
+    tracer = open_tracer(mode, variables)
+    assert (tracer is not None) == traced
+    if tracer is not None:
+        tracer.close()
+
+
+def test_an_exporter_that_is_not_known_ends_the_service_only_when_it_is_asked_for() -> None:
+    with pytest.raises(UsageError, match="OTEL_TRACES_EXPORTER must be otlp, console or none, not 'zipkin'"):
+        open_tracer("on", {"OTEL_TRACES_EXPORTER": "zipkin"})
+    with pytest.raises(UsageError, match="AUGMINT_TRACING must be auto, on or off"):
+        Settings.from_environment({"AUGMINT_TRACING": "zipkin"})
