@@ -21,7 +21,7 @@ from typing import Final
 
 from augmint.errors import RequestError
 
-__all__ = ["LARGEST_SHARE", "PARTS", "REASONS", "Quality", "add_rejected", "check_offered", "most_candidates"]
+__all__ = ["EVERY", "LARGEST_SHARE", "PARTS", "REASONS", "Quality", "add_rejected", "check_offered", "most_candidates"]
 
 PARTS: Final = ("labels", "realism", "copies")
 REASONS: Final = ("label", "realism", "copy")
@@ -101,13 +101,17 @@ class Quality:
         return tuple(name for name in PARTS if getattr(self, name))
 
     def __bool__(self) -> bool:
-        return bool(self.parts)
+        return bool(self.labels or self.realism or self.copies)
 
     def __str__(self) -> str:
         """The wish as text, always in the same order: what `parse` reads."""
         labels = "labels" if self.labels is True else f"labels:{self.labels!r}" if self.labels else ""
         realism = f"realism:{float(self.realism)!r}" if self.realism else ""
         return ",".join(filter(None, (labels, "copies" if self.copies else "", realism))) or "none"
+
+
+EVERY: Final = Quality()
+"""No wish at all: every image, as it comes."""
 
 
 def check_offered(wish: str | Quality, offered: Mapping[str, str]) -> Quality:
@@ -120,6 +124,8 @@ def check_offered(wish: str | Quality, offered: Mapping[str, str]) -> Quality:
     Raises:
         RequestError: it is no wish, or the bundle cannot grant it; code "request.quality". Says what the bundle offers.
     """
+    if wish == "none":  # nearly always
+        return EVERY
     have = [name for name in PARTS if offered.get(name, "no") == ""]
     shown = f"this bundle offers {', '.join(have)}" if have else "this bundle offers none: leave quality out"
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Final, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from augmint.errors import RequestError, ShortfallError, UnknownLabelError
 from augmint.latent_space import Edit, check_edit
-from augmint.quality import REASONS, Quality, check_offered, most_candidates
+from augmint.quality import EVERY, REASONS, Quality, check_offered, most_candidates
 
 __all__ = ["BundleInfo", "Counts", "Reproducibility", "Request", "Samples", "Source", "label_numbers", "pick_seed"]
 
@@ -26,7 +27,6 @@ Reproducibility = Literal["exact", "tolerance"]
 MAX_SEED: Final = 2**64 - 1
 # A seed we pick ourselves stays below 2^53, where every JSON reader keeps it whole.
 _PICKED_SEED_LIMIT: Final = 2**53
-_EVERY: Final = Quality()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +85,16 @@ class Request:
     offset: int = 0
     truncation: float = 1.0
     class_names: tuple[str, ...] = ()
-    quality: Quality = _EVERY
+    quality: Quality = EVERY
     candidates: int | None = None
     firsts: tuple[int, ...] = ()
     edit: Edit = ()
     draws: tuple[tuple[int, float], ...] = ()
+    total: int = field(init=False, compare=False, repr=False)
+    """Images of all labels together."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "total", sum(n for _, n in self.counts))
 
     @classmethod
     def make(
@@ -127,8 +132,7 @@ class Request:
         >>> Request.make({"b": 2, "a": 1}, ("a", "b"), seed=3).total
         3
         """
-        # A table, because a body of a megabyte names a hundred thousand labels, and a bundle may have ten thousand.
-        numbers = {name: number for number, name in enumerate(class_names)}
+        numbers = _numbers(class_names)
         pairs = _check_counts(counts, class_names, numbers)
         seed = pick_seed() if seed is None else _whole(seed, "seed")
         if seed > MAX_SEED:
@@ -198,10 +202,6 @@ class Request:
             draws=draws,
         )
 
-    @property
-    def total(self) -> int:
-        return sum(n for _, n in self.counts)
-
     def bound(self, n: int) -> int:
         """How many images of a label are made, at most, for n of the answer."""
         if not self.quality:
@@ -252,6 +252,12 @@ class Request:
                 indices[span] = np.uint64(first) + np.arange(high - low, dtype=np.uint64)
             position += n
         return labels, indices
+
+
+@lru_cache(maxsize=64)
+def _numbers(class_names: tuple[str, ...]) -> dict[str, int]:
+    # A table, because a body of a megabyte names a hundred thousand labels, and a bundle may have ten thousand.
+    return {name: number for number, name in enumerate(class_names)}
 
 
 def label_numbers(labels: Sequence[str], class_names: Sequence[str]) -> NDArray[np.int64]:

@@ -175,24 +175,25 @@ def _render_some(render: Render, size: int) -> None:
     render(np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.uint64), indices, np.ones(size), ())
 
 
-def _call_seconds(render: Render, size: int) -> float:
+def _call_seconds(render: Render, size: int, clock: Callable[[], float] = time.perf_counter) -> float:
     """Of a session call for so many images: the best of three."""
     times = []
     for _ in range(3):
-        begun = time.perf_counter()
+        begun = clock()
         _render_some(render, size)
-        times.append(time.perf_counter() - begun)
+        times.append(clock() - begun)
     return min(times)
 
 
 def preferred_batch(render: Render) -> int:
     """The smallest batch that makes images nearly as fast as any: larger ones only make others wait longer.
 
-    It is a matter of speed alone: the images are the same at every batch size.
+    It is a matter of speed alone: the images are the same at every batch size. By CPU time, which others' load on the
+    machine changes little: a call runs in the thread that makes it.
     """
     seconds: dict[int, float] = {}
     for size in power_buckets(CPU_BATCH):
-        call = _call_seconds(render, size)
+        call = _call_seconds(render, size, time.thread_time)
         seconds[size] = (call + _CALL_OVERHEAD_S) / size
         if call > _LONG_CALL_S:
             break

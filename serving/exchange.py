@@ -14,7 +14,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -125,14 +125,14 @@ class Exchange:
         self.begun = time.monotonic()
         self.deadline = self.begun + timeout_s
         self.method: str = scope["method"]
-        self.headers: dict[bytes, bytes] = {}
-        for name, value in scope["headers"]:
-            # A list may come in several lines (RFC 9110 §5.2).
-            self.headers[name] = self.headers[name] + b", " + value if name in self.headers else value
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        if len(self.headers) < len(scope["headers"]):
+            self.headers = _joined(scope["headers"])
         given = self.headers.get(b"x-request-id", b"")
-        self.request_id = given.decode() if _REQUEST_ID.fullmatch(given) else f"{_PROCESS}-{next(_NUMBERS):x}"
+        known = given and _REQUEST_ID.fullmatch(given)
+        self.request_id = given.decode() if known else f"{_PROCESS}-{next(_NUMBERS):x}"
         trace = self.headers.get(b"traceparent", b"")
-        self.traceparent = trace.decode() if _TRACEPARENT.fullmatch(trace) else "-"
+        self.traceparent = trace.decode() if trace and _TRACEPARENT.fullmatch(trace) else "-"
         self.trace: Trace | None = None
         self.params: dict[str, str] = {}
         self.caller = Caller(self.client)
@@ -216,6 +216,14 @@ class Exchange:
         if len(given) < len(pairs) or not given.keys() <= set(names):
             raise RequestError(f"this address takes the parameters {', '.join(names)}, each once.")
         return [given.get(name) for name in names]
+
+
+def _joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """A list may come in several lines (RFC 9110 §5.2)."""
+    found: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        found.setdefault(name, []).append(value)
+    return {name: b", ".join(values) for name, values in found.items()}
 
 
 Handler = Callable[[Exchange], Awaitable[Answer]]

@@ -76,7 +76,7 @@ class _ImagesBody(_Strict):
         1.0, description="share of the latent's central mass to draw from: less is more typical and less varied"
     )
     edit: Annotated[dict[str, float], Field(max_length=64)] = Field(
-        {},
+        default_factory=dict,
         description="a step in latent space that changes an attribute of every image and keeps its class: attribute "
         "and amount, in standard deviations of that attribute; a bundle's `edits` has those there are, and their "
         "largest amounts",
