@@ -147,6 +147,7 @@ class Api:
         gc.freeze()
         gc.set_threshold(25_000, 20, 50)
         context.opened = library, maker
+        context.metrics.admits(settings.queue_images)
         context.metrics.ready(True)
         if self._jobs is not None:
             context.jobs = self._jobs, JobRunner(self._jobs, library, maker, settings)

@@ -42,6 +42,9 @@ class Metrics:
             "queue_wait_seconds", "From a request's admission to its first batch.", buckets=_SECONDS, **common
         )
         self._depth = gauge("queue_images", "Images waiting or being made.", multiprocess_mode="livesum", **common)
+        self._limit = gauge(
+            "queue_limit_images", "Most images that may be waiting or made.", multiprocess_mode="livesum", **common
+        )
         self._refused = counter("rejections", "Requests refused or given up.", ["reason"], **common)
         self._refused_images = counter(
             "rejected_images", "Images of requests refused or given up.", ["reason"], **common
@@ -108,6 +111,9 @@ class Metrics:
 
     def refuses(self, bundles: int) -> None:
         self._bundles_refused.set(bundles)
+
+    def admits(self, queue_images: int) -> None:
+        self._limit.set(queue_images)
 
     def ready(self, ready: bool) -> None:
         self._ready.set(int(ready))
