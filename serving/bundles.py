@@ -144,7 +144,8 @@ def open_bundle(path: Path, settings: Settings, worker: int | None = None) -> Se
 
     arithmetic = hashlib.sha256(onnxruntime.__version__.encode() + images.tobytes()).hexdigest()
     lane = Lane(info.name, render, info.image_shape, batch=batch, buckets=buckets)
-    lane.seconds_per_image = _call_seconds(render, batch) / batch
+    several = min(batch, CPU_BATCH)
+    lane.seconds_per_image = _call_seconds(render, several) / several
     # Opened now, so that a bundle with a bad classifier is refused before anybody asks for it.
     judging = ""
     if any(why == "" for why in info.quality.values()):

@@ -244,6 +244,28 @@ class _Part:
     rows: int
     runs: list[tuple[int, int, int, int, float]]
 
+    def split(self) -> tuple[_Part, _Part]:
+        """Two halves; only called where there are two rows or more."""
+        at = left = self.rows // 2
+        first: list[tuple[int, int, int, int, float]] = []
+        second: list[tuple[int, int, int, int, float]] = []
+        for label, index, n, seed, share in self.runs:
+            taken = min(n, left)
+            left -= taken
+            if taken:
+                first.append((label, index, taken, seed, share))
+            if taken < n:
+                second.append((label, index + taken, n - taken, seed, share))
+        return _Part(self.ticket, self.start, at, first), _Part(self.ticket, self.start + at, self.rows - at, second)
+
+
+def _halves(parts: list[_Part]) -> tuple[Sequence[_Part], Sequence[_Part]]:
+    if len(parts) == 1:
+        first, second = parts[0].split()
+        return [first], [second]
+    middle = len(parts) // 2
+    return parts[:middle], parts[middle:]
+
 
 class Engine:
     """Threads that turn tickets into images.
@@ -252,8 +274,9 @@ class Engine:
         threads: how many session calls may run at once: the usable cores on a CPU (with sessions of one thread each),
             one on a GPU.
         queue_images: most images waiting or being made, over all lanes; beyond it `submit` refuses.
-        queue_s: longest expected wait of a request that is admitted, or the time that it takes itself if that is
-            longer: a queue that everybody stands in helps nobody.
+        queue_s: seconds of work that may be before a request that is admitted, or half as many as it takes itself if
+            those are more: since requests take turns, two of one size then share the machine at any time, and each
+            takes twice as long as alone. A queue that everybody stands in helps nobody.
         batching: False runs every request alone: for measuring what batching gains.
         notify: given every list of tickets that ended together, from the thread that ended them; must not block.
         observer: see `Observer`.
@@ -411,7 +434,7 @@ class Engine:
             )
         # Requests take turns, so what others get first is no more than this one's own size each, and what is being made
         # now. Never more than all that is pending, which is looked at first because it is mostly little.
-        wait, most = self._pending * pace, max(self.queue_s, total * pace)
+        wait, most = self._pending * pace, max(self.queue_s, total * pace / 2)
         if wait > most:
             others = sum(len(lane.queue) for lane in self._lanes)
             wait = min(wait, (others * max(total, QUANTUM) + len(self._threads) * lane.batch) * pace)
@@ -492,7 +515,7 @@ class Engine:
 
     def _run(self, lane: Lane, parts: list[_Part]) -> None:
         begun = time.monotonic()
-        rows, padding = sum(part.rows for part in parts), 0
+        rows = sum(part.rows for part in parts)
         waits = []
         for part in parts:
             ticket = part.ticket
@@ -500,16 +523,7 @@ class Engine:
                 ticket.begun, ticket.batch = begun, rows
                 waits.append(begun - ticket.submitted)
         failed: dict[Ticket, AugmintError] = {}
-        try:
-            padding = self._render_into(lane, parts)
-        except Exception:
-            log.exception("a batch of %d images of %s failed; its requests are run one by one", rows, lane.name)
-            for part in parts:
-                try:
-                    padding += self._render_into(lane, [part])
-                except Exception as error:
-                    log.exception("%d images of %s cannot be made", part.rows, lane.name)
-                    failed.setdefault(part.ticket, _internal(error))
+        padding = self._render_parts(lane, parts, failed)
         seconds = time.monotonic() - begun
 
         ended: list[Ticket] = []
@@ -536,6 +550,29 @@ class Engine:
         for ticket in failed:
             self.observer.refused("error", ticket.request.total)
         self._tell(ended)
+
+    def _render_parts(self, lane: Lane, parts: list[_Part], failed: dict[Ticket, AugmintError]) -> int:
+        """Render in one call, and where that fails in two, and so on: one request may be at fault, or there is no
+        memory for so many rows. Tickets of rows that fail alone are added to `failed`. Returns the rows of padding."""
+        rows = sum(part.rows for part in parts)
+        if rows <= lane.batch:  # else another thread, or the first half, has found that too large meanwhile
+            try:
+                return self._render_into(lane, parts)
+            except Exception as error:
+                if rows == 1:
+                    log.exception("an image of %s cannot be made", lane.name)
+                    failed[parts[0].ticket] = _internal(error)
+                    return 0
+                log.exception("a batch of %d images of %s failed; it is run in two halves", rows, lane.name)
+        before, padding = len(failed), 0
+        for half in _halves(parts):
+            if alive := [part for part in half if part.ticket not in failed]:
+                padding += self._render_parts(lane, alive, failed)
+        smaller = -(-rows // 2)
+        if len(failed) == before and smaller < lane.batch:  # it was too large: that need not be tried again
+            lane.batch = smaller
+            log.warning("%s is made in batches of up to %d images from now on", lane.name, smaller)
+        return padding
 
     def _render_into(self, lane: Lane, parts: list[_Part]) -> int:
         for part in parts:

@@ -74,6 +74,8 @@ class Maker:
             observer=metrics,
         )
         self._encoders = ThreadPoolExecutor(threads, thread_name_prefix="augmint-encode")
+        for _ in range(threads):  # started now: none can be once memory is short
+            self._encoders.submit(time.sleep, 0.001)
 
     @property
     def pending(self) -> int:

@@ -1,30 +1,39 @@
-"""uvicorn's HTTP protocol with limits on what comes before anybody is asked: a request's head.
+"""uvicorn's HTTP protocol with limits on what the API does not see: a request's head, and whether an answer is read.
 
 httptools takes heads of any length and waits for them for ever; the API sees a request only once its head is whole.
 This cuts off a connection that sends more than `MOST_HEAD` bytes which are not a body, or that owes the rest of a head
-(or of a body, after its answer) for longer than `HEAD_SECONDS`. Bodies are the API's: `max_body`, and the deadline.
+(or of a body, after its answer) for longer than `HEAD_SECONDS`. An answer is handed to the transport, which holds it
+for as long as its client takes none of it: that is `READ_SECONDS` at most. Bodies are the API's: `max_body`, and the
+deadline.
 Knows nothing of addresses or images.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sys
 from typing import Any, Final
 
 import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-__all__ = ["HEAD_SECONDS", "MOST_HEAD", "HeadLimits", "limit_heads"]
+if sys.platform == "linux":
+    import fcntl
+    import termios
+
+__all__ = ["HEAD_SECONDS", "MOST_HEAD", "READ_SECONDS", "ConnectionLimits", "limit_connections"]
 
 # Above what the API itself takes of an address and headers, so that it can say what was too long.
 MOST_HEAD: Final = 65_536
 HEAD_SECONDS = 30.0
+READ_SECONDS = 60.0
 # A body's framing may be so many times its length: a chunk of one byte takes six.
 _FRAMING: Final = 8
 _TOO_LONG: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
-class HeadLimits(HttpToolsProtocol):
+class ConnectionLimits(HttpToolsProtocol):
     """One connection."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -32,6 +41,7 @@ class HeadLimits(HttpToolsProtocol):
         self._in_head = True  # from a request's end (or the connection's begin) to the next head's end
         self._not_body = 0  # bytes since then that are no body
         self._patience: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -39,7 +49,17 @@ class HeadLimits(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._stop_watching()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stop_watching()
+        self._watch(self._untaken())
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_watching()
 
     def data_received(self, data: bytes) -> None:
         self._not_body += len(data)
@@ -97,7 +117,38 @@ class HeadLimits(HttpToolsProtocol):
         else:
             self.transport.close()
 
+    def _watch(self, unread: int) -> None:
+        self._unread = self.loop.call_later(READ_SECONDS, self._look_again, unread)
 
-def limit_heads() -> None:
-    """Have uvicorn, which BentoML starts, use it: to be called before uvicorn's configuration is loaded."""
-    uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{HeadLimits.__name__}"
+    def _stop_watching(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def _look_again(self, unread: int) -> None:
+        left = self._untaken()
+        if left < unread:
+            self._watch(left)
+        else:
+            self.transport.abort()  # `close` would wait until all of it was read
+
+    def _untaken(self) -> int:
+        """Bytes that the client has not taken: the transport's, and the kernel's, which may be megabytes."""
+        held: int = self.transport.get_write_buffer_size()
+        if sys.platform == "linux":
+            found = bytearray(4)
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, found)
+            held += int.from_bytes(found, sys.byteorder)
+        return held
+
+
+def limit_connections(read_seconds: float) -> None:
+    """Have uvicorn, which BentoML starts, use it: to be called before uvicorn's configuration is loaded.
+
+    Args:
+        read_seconds: `READ_SECONDS`.
+    """
+    global READ_SECONDS
+    READ_SECONDS = read_seconds
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{ConnectionLimits.__name__}"

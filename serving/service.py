@@ -19,7 +19,7 @@ from serving.api import Api
 from serving.bundles import check_bundles
 from serving.logs import log_as_json, log_to_stderr
 from serving.middleware import ApiMiddleware, drain_on_signal, quiet_bentoml, with_cors
-from serving.protocol import limit_heads
+from serving.protocol import limit_connections
 from serving.settings import Settings
 
 try:
@@ -32,7 +32,7 @@ except AugmintError as error:
 quiet_bentoml()
 if SETTINGS.log == "json":
     log_as_json()
-limit_heads()
+limit_connections(SETTINGS.timeout_s)
 # uvicorn would believe any process of this machine that claims another client with X-Forwarded-For.
 os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
 

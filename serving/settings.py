@@ -35,8 +35,8 @@ class Settings:
         threads: session calls at once in each worker; 0 chooses: the usable cores on a CPU, 1 on a GPU.
         max_images: most images of one request (413 beyond).
         queue_images: most images waiting or being made in a worker (503 beyond).
-        queue_s: longest wait to be expected of a request that is admitted, or as long as it takes itself if that is
-            longer (503 beyond).
+        queue_s: seconds of work that may be before a request that is admitted, or half as many as it takes itself, if
+            those are more (503 beyond).
         streams: most streams under way in a worker (503 beyond).
         jobs: the folder where jobs and their results are kept, shared by all workers; None: no jobs.
         jobs_bytes: most bytes of results kept there.

@@ -13,7 +13,7 @@ import pytest
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from serving.protocol import MOST_HEAD, HeadLimits
+from serving.protocol import MOST_HEAD, ConnectionLimits
 from tests.serving.conftest import Service
 
 HEAD = "Host: localhost\r\nConnection: close\r\n"
@@ -176,7 +176,7 @@ async def _talk(monkeypatch: pytest.MonkeyPatch, *pieces: bytes, pause: float = 
     config = Config(app, lifespan="off", log_config=None)  # type: ignore[arg-type]
     config.load()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: HeadLimits(config, ServerState(), {}), "127.0.0.1", 0)
+    server = await loop.create_server(lambda: ConnectionLimits(config, ServerState(), {}), "127.0.0.1", 0)
     async with server:
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         begun = loop.time()
@@ -211,3 +211,43 @@ def test_a_head_of_any_size_below_the_limit_is_taken(monkeypatch: pytest.MonkeyP
     plain = b"POST / HTTP/1.1\r\nContent-Length: 500000\r\n\r\n" + b"a" * 500_000
     answer, _ = asyncio.run(_talk(monkeypatch, body + plain + last))
     assert answer.count(b" 200 ") == 3
+
+
+async def _unread(monkeypatch: pytest.MonkeyPatch, *, sip: int) -> float:
+    """Seconds until a server that waits 0.2 s for a reader gives one up that takes `sip` bytes every 0.1 s of an answer
+    of 30 MB; infinite, if it does not within a second."""
+    monkeypatch.setattr("serving.protocol.READ_SECONDS", 0.2)
+    state = ServerState()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        body = bytes(30_000_000)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+        await send({"type": "http.response.body", "body": body})
+
+    config = Config(app, lifespan="off", log_config=None)  # type: ignore[arg-type]
+    config.load()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: ConnectionLimits(config, state, {}), "127.0.0.1", 0)
+    async with server:
+        with socket.socket() as reader:
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            reader.setblocking(False)
+            await loop.sock_connect(reader, server.sockets[0].getsockname())
+            await loop.sock_sendall(reader, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            begun = loop.time()
+            while loop.time() < begun + 1:
+                await asyncio.sleep(0.1)
+                if not state.connections:
+                    return loop.time() - begun
+                if sip:
+                    await loop.sock_recv(reader, sip)
+            for connection in list(state.connections):
+                connection.transport.abort()  # type: ignore[union-attr]
+            await asyncio.sleep(0.05)
+            return float("inf")
+
+
+def test_an_answer_that_nobody_reads_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But one that is read slowly is."""
+    assert 0.2 <= asyncio.run(_unread(monkeypatch, sip=0)) < 1
+    assert asyncio.run(_unread(monkeypatch, sip=1_000_000)) == float("inf")
