@@ -101,11 +101,13 @@ class Exchange:
             X-Request-Timeout-Ms, whichever is first.
         caller: whoever asks, once the door has let them in.
         trace: where its stages are noted; None where nothing is traced.
+        counted: images that were counted against the caller's rate and quota last.
     """
 
     __slots__ = (
         "begun",
         "caller",
+        "counted",
         "deadline",
         "headers",
         "method",
@@ -136,6 +138,7 @@ class Exchange:
         self.trace: Trace | None = None
         self.params: dict[str, str] = {}
         self.caller = Caller(self.client)
+        self.counted = 0
 
     @property
     def client(self) -> str:

@@ -131,6 +131,7 @@ class _Owner:
         self.begun = time.monotonic()
         self.deadline = self.begun + timeout_s
         self.caller = Caller(claim.job.owner, claim.job.images_per_day)
+        self.counted = 0
         self.receive: Receive = _never
         self.trace: Trace | None = None
 

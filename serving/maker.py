@@ -39,11 +39,16 @@ T = TypeVar("T")
 
 
 class Asker(Protocol):
-    """Whom images are made for: an `Exchange`, or a job."""
+    """Whom images are made for: an `Exchange`, or a job.
+
+    Attributes:
+        counted: the images that were counted against the caller last; what is refused gives them back.
+    """
 
     begun: float
     deadline: float
     caller: Caller
+    counted: int
     receive: Receive
     trace: Trace | None
 
@@ -99,7 +104,7 @@ class Maker:
     # ------------------------------------------------------------------------------------------ making
 
     def take(self, exchange: Asker, images: int) -> None:
-        """Count images against their caller's rate and quota.
+        """Count images against their caller's rate and quota; if the engine refuses them, they are not counted.
 
         Raises:
             UnavailableError: they are too many.
@@ -111,26 +116,7 @@ class Maker:
         except UnavailableError:
             self._rate.charge(caller.name, -images)
             raise
-
-    @contextlib.contextmanager
-    def counted(self, exchange: Asker, images: int) -> Iterator[None]:
-        """`take` them, for what is done inside; if the engine refuses it, they are not counted.
-
-        Raises:
-            UnavailableError: they are too many.
-        """
-        self.take(exchange, images)
-        with self._unless_refused(exchange, images):
-            yield
-
-    @contextlib.contextmanager
-    def _unless_refused(self, exchange: Asker, images: int) -> Iterator[None]:
-        try:
-            yield
-        except UnavailableError:  # at the engine's door: nothing of it was made
-            self._rate.charge(exchange.caller.name, -images)
-            self._quota.charge(exchange.caller.name, -images)
-            raise
+        exchange.counted = images
 
     async def images(
         self, served: Served, request: Request, exchange: Asker, *, admitted: bool = False
@@ -149,7 +135,15 @@ class Maker:
         """
         future: asyncio.Future[None] = self._loop.create_future()
         engine, deadline = self._engine, exchange.deadline
-        ticket = engine.submit(served.lane, request, deadline=deadline, context=future, wake=False, admitted=admitted)
+        try:
+            ticket = engine.submit(
+                served.lane, request, deadline=deadline, context=future, wake=False, admitted=admitted
+            )
+        except AugmintError:
+            if not admitted:
+                self._rate.charge(exchange.caller.name, -exchange.counted)
+                self._quota.charge(exchange.caller.name, -exchange.counted)
+            raise
         if not self._waking:
             # One turn of the loop later: by then every request that arrived with this one is in the queue too.
             self._waking = True
@@ -252,8 +246,7 @@ class Maker:
                     raise
                 await asyncio.sleep(wait)
         exchange.deadline = time.monotonic() + limit_s
-        with self._unless_refused(exchange, part.total):
-            return await self.images(served, part, exchange, admitted=admitted)
+        return await self.images(served, part, exchange, admitted=admitted)
 
     async def aside(self, work: Callable[[], T]) -> T:
         """What `work` gives, from a thread of the encoders, so that others are answered meanwhile."""

@@ -75,11 +75,11 @@ async def made(
         UnavailableError, DeadlineError, ServiceError, ClientGoneError: see `Maker`.
         RequestError: one image was asked for under a quality, and there is none.
     """
+    maker.take(exchange, request.total)
     headers = [*about(served, request), *headers]
     images: NDArray[np.uint8] | Samples
     if request.quality:
-        with maker.counted(exchange, request.total):
-            images = await maker.select(served, request, exchange)
+        images = await maker.select(served, request, exchange)
         headers += _account(maker, served, request, images)
         if form in ONE_IMAGE and not len(images):
             raise RequestError(
@@ -89,8 +89,7 @@ async def made(
             )
         size = images.images.nbytes
     else:
-        with maker.counted(exchange, request.total):
-            images = await maker.images(served, request, exchange)
+        images = await maker.images(served, request, exchange)
         size = images.nbytes
     begun = time.monotonic()
     if size <= (_INLINE_BYTES if form in ("npy", "npz") else _INLINE_BYTES_ENCODED):

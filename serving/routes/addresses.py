@@ -74,8 +74,8 @@ class Addresses:
         headers = self._lasting(exchange, served, tag)
         if (already := known(exchange, served, request, tag, headers)) is not None:
             return already
-        with maker.counted(exchange, request.total):
-            images = await maker.images(served, request, exchange)
+        maker.take(exchange, request.total)
+        images = await maker.images(served, request, exchange)
         begun = time.monotonic()
         body = await maker.aside(lambda: tar(samples_of(served, request, images), order, k))
         if exchange.trace is not None:

@@ -7,6 +7,7 @@ no classification, no sequences, no statistics and no compression.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -82,15 +83,19 @@ class OpenInference:
         )
         if inference.timeout_s is not None:
             exchange.deadline = min(exchange.deadline, exchange.begun + inference.timeout_s)
-        with maker.counted(exchange, inference.request.total):
-            images = await maker.images(served, inference.request, exchange)
+        maker.take(exchange, inference.request.total)
+        images = await maker.images(served, inference.request, exchange)
 
         def encode() -> tuple[bytes, int | None, bytes]:
             body, length = oip.answer(inference, info, images)
             return body, length, repr_digest(body)
 
+        begun = time.monotonic()
         small = inference.binary and images.nbytes <= _INLINE_BYTES
         body, length, digest = encode() if small else await maker.aside(encode)
+        if exchange.trace is not None:
+            form = "json" if length is None else "binary"
+            exchange.trace.add("encode", begun, time.monotonic(), {"augmint.format": form, "augmint.bytes": len(body)})
         headers: Headers = [
             (b"augmint-bundle", info.digest.encode()),
             (b"augmint-reproducibility", info.reproducibility.encode()),
