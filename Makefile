@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # A second demo does not touch what the first one made.
 DEMO_OUT ?= $(shell n=1; d=demo-out; while [ -e "$$d" ]; do n=$$((n + 1)); d=demo-out-$$n; done; echo "$$d")
 
-.PHONY: help setup demo test test-all check static lint format docs bench-batching bench-families bench-features bench-kill-resume bench-serving bench-utility chaos build clean
+.PHONY: help setup demo test test-all check static lint format docs bench-batching bench-families bench-features bench-kill-resume bench-serving bench-streaming bench-utility chaos build clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -64,6 +64,9 @@ bench-features: setup ## a linear SVM on a critic's features against pixels and 
 
 bench-kill-resume: setup ## kill training ten times at random points; the weights must be the same
 	$(BIN)/python benchmarks/kill_resume.py
+
+bench-streaming: setup ## the server's peak memory for a stream of a million images against one of ten thousand (minutes)
+	$(BIN)/python benchmarks/streaming.py
 
 chaos: setup ## the service under fire: every address fuzzed, overload, kills, bad clients, clocks, memory; then half an hour of soak (about 45 minutes)
 	$(BIN)/python benchmarks/chaos.py

@@ -18,6 +18,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final, TypedDict, cast
 
 import numpy as np
@@ -28,7 +29,7 @@ from augmint.errors import TransportError
 from augmint.quality import REASONS
 from augmint.samples import Samples
 
-__all__ = ["Arrays", "pack", "unpack"]
+__all__ = ["Arrays", "npy_header", "pack", "unpack"]
 
 MEMBERS: Final = ("images", "labels", "class_names", "seeds", "indices")
 _LONGEST_NAME: Final = 256  # of a class, in characters; the manifest's own limit
@@ -128,6 +129,14 @@ def unpack(body: bytes, *, most: int, image_shape: tuple[int, int, int], account
         indices=cast("NDArray[np.uint64]", indices),
         account=account,
     )
+
+
+@lru_cache(maxsize=1024)
+def npy_header(shape: tuple[int, ...]) -> bytes:
+    """What `np.save` writes before the numbers; it takes it longer than the numbers of a small image."""
+    header = io.BytesIO()
+    npy_format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return header.getvalue()
 
 
 class _Bad(Exception):

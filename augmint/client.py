@@ -12,24 +12,37 @@ import os
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, BinaryIO, Final, Self, TypeVar
 
 import httpx2
 
 from augmint.errors import RequestError, UsageError
-from augmint.protocol import LOWER_ERRORS, Call, Collector, Outcome, Pause, Protocol, Steps, Stream, one_line
+from augmint.protocol import LOWER_ERRORS, Call, Collector, DownloadForm, Outcome, Pause, Protocol, Steps, one_line
 from augmint.quality import Quality
 from augmint.samples import BundleInfo, Counts, Samples
 
-__all__ = ["AsyncClient", "Client"]
+__all__ = ["AsyncClient", "Client", "Downloaded"]
 
 _MOST_A_REQUEST: Final = 1024  # images, unless the service allows fewer
 
 _T = TypeVar("_T")
+_Piece = TypeVar("_Piece", Samples, bytes)
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """A file of `images` images and `bytes` bytes, made from `seed`."""
+
+    out: Path
+    images: int
+    bytes: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,14 @@ def _version() -> str:
         return version("augmint")
     except PackageNotFoundError:
         return "0"
+
+
+def _new_file(out: str | os.PathLike[str]) -> AbstractContextManager[BinaryIO]:
+    # Imported here: it brings Pillow along, which nothing else of a client needs.
+    from augmint.sampling import check_out, new_file
+
+    check_out(os.fspath(out), "npz")  # a file, whatever its ending
+    return new_file(Path(out))
 
 
 def _check_chunk(chunk: int) -> None:
@@ -241,6 +262,37 @@ class Client(_Shell):
         prepared = self._run(self._protocol.prepare(counts, seed, offset, truncation, quality, edit))
         return self._iterate(self._protocol.stream(prepared, chunk))
 
+    def download(
+        self,
+        counts: Counts,
+        out: str | os.PathLike[str],
+        *,
+        format: DownloadForm = "tar",
+        seed: int | None = None,
+        offset: int = 0,
+        truncation: float = 1.0,
+        edit: Mapping[str, float] | None = None,
+    ) -> Downloaded:
+        """Images of any number into a new file: a tar as the webdataset library reads it, or npy.
+
+        The file is one stream of the service (see `augmint.endmark`), byte for byte, and has its name only when it is
+        whole. It is asked for in segments, each of which is checked and, after a cut, asked for again; memory stays
+        flat.
+
+        Args:
+            counts, seed, offset, truncation, edit: see `generate`.
+            out: of the file; there must be none.
+            format: "tar" or "npy".
+
+        Raises:
+            DataError: `out` is there already, or cannot be written.
+        """
+        request, steps = self._run(self._protocol.prepare_download(counts, format, seed, offset, truncation, edit))
+        with _new_file(out) as file:
+            for piece in self._iterate(steps):
+                file.write(piece)
+            return Downloaded(Path(out), request.total, file.tell(), request.seed)
+
     def close(self) -> None:
         """Close the connections. A closed client cannot be used again."""
         with self._lock:
@@ -264,18 +316,18 @@ class Client(_Shell):
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]  # typeshed's StopIteration carries Any
 
-    def _iterate(self, steps: Stream) -> Iterator[Samples]:
+    def _iterate(self, steps: Generator[Call | Pause | _Piece, Outcome | None, None]) -> Iterator[_Piece]:
         outcome: Outcome | None = None
         while True:
             try:
                 step = steps.send(outcome)
             except StopIteration:
                 return
-            if isinstance(step, Samples):
+            if isinstance(step, Call | Pause):
+                outcome = self._perform(step)
+            else:
                 outcome = None
                 yield step
-            else:
-                outcome = self._perform(step)
 
     def _perform(self, step: Call | Pause) -> Outcome | None:
         if isinstance(step, Pause):
@@ -342,18 +394,27 @@ class AsyncClient(_Shell):
         """The same images in the same order, at most `chunk` at a time. See `Client.stream`."""
         _check_chunk(chunk)
         prepared = await self._run(self._protocol.prepare(counts, seed, offset, truncation, quality, edit))
-        steps = self._protocol.stream(prepared, chunk)
-        outcome: Outcome | None = None
-        while True:
-            try:
-                step = steps.send(outcome)
-            except StopIteration:
-                return
-            if isinstance(step, Samples):
-                outcome = None
-                yield step
-            else:
-                outcome = await self._perform(step)
+        async for samples in self._iterate(self._protocol.stream(prepared, chunk)):
+            yield samples
+
+    async def download(
+        self,
+        counts: Counts,
+        out: str | os.PathLike[str],
+        *,
+        format: DownloadForm = "tar",
+        seed: int | None = None,
+        offset: int = 0,
+        truncation: float = 1.0,
+        edit: Mapping[str, float] | None = None,
+    ) -> Downloaded:
+        """Images of any number into a new file. See `Client.download`."""
+        prepared = self._protocol.prepare_download(counts, format, seed, offset, truncation, edit)
+        request, steps = await self._run(prepared)
+        with _new_file(out) as file:
+            async for piece in self._iterate(steps):
+                await asyncio.to_thread(file.write, piece)
+            return Downloaded(Path(out), request.total, file.tell(), request.seed)
 
     async def aclose(self) -> None:
         """Close the connections. A closed client cannot be used again."""
@@ -376,6 +437,19 @@ class AsyncClient(_Shell):
                 step = steps.send(await self._perform(step))
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]  # as above
+
+    async def _iterate(self, steps: Generator[Call | Pause | _Piece, Outcome | None, None]) -> AsyncIterator[_Piece]:
+        outcome: Outcome | None = None
+        while True:
+            try:
+                step = steps.send(outcome)
+            except StopIteration:
+                return
+            if isinstance(step, Call | Pause):
+                outcome = await self._perform(step)
+            else:
+                outcome = None
+                yield step
 
     async def _perform(self, step: Call | Pause) -> Outcome | None:
         if isinstance(step, Pause):

@@ -27,13 +27,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, Literal, NoReturn, TypeVar
 
 import httpx2
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from augmint.archive import Arrays, unpack
+from augmint.archive import Arrays, npy_header, unpack
+from augmint.endmark import check_bytes, tail, tail_length
 from augmint.errors import (
     AugmintError,
     DeadlineError,
@@ -56,6 +57,8 @@ __all__ = [
     "LOWER_ERRORS",
     "Call",
     "Collector",
+    "Download",
+    "DownloadForm",
     "Outcome",
     "Pause",
     "Protocol",
@@ -69,6 +72,8 @@ __all__ = [
 # A seed is a uint64, but JSON numbers above 2^53 lose digits in many readers: those go as decimal strings.
 _JSON_SAFE: Final = 2**53
 _MOST_BYTES: Final = 64 << 20  # of images in one answer
+_SEGMENT_BYTES: Final = 16 << 20  # of a download, in one answer
+_TAR_ROW_BYTES: Final = 6144  # of a tar for each image, besides its pixels
 _MOST_CATALOGUE_BYTES: Final = 64 << 20
 _MOST_ERROR_BYTES: Final = 4 << 20
 _BACKOFF: Final = 0.25  # seconds before the first retry; doubles each time
@@ -110,6 +115,8 @@ class OverrunError(Exception):
 Outcome = Reply | Exception
 Steps = Generator[Call | Pause, Outcome | None, _T]
 Stream = Generator[Call | Pause | Samples, Outcome | None, None]
+Download = Generator[Call | Pause | bytes, Outcome | None, None]
+DownloadForm = Literal["tar", "npy"]
 
 
 @dataclass(frozen=True)
@@ -254,6 +261,64 @@ class Protocol:
                 delivered=delivered,
             )
 
+    def prepare_download(
+        self,
+        counts: Counts,
+        form: DownloadForm,
+        seed: int | None,
+        offset: int,
+        truncation: float,
+        edit: Mapping[str, float] | None,
+    ) -> Steps[tuple[Request, Download]]:
+        """The checked request of a download, and its steps."""
+        if form not in ("tar", "npy"):
+            raise RequestError(f"format must be tar or npy, not {form!r}.")
+        prepared = yield from self.prepare(counts, seed, offset, truncation, "none", edit)
+        return prepared.request, self._download(prepared, form)
+
+    def _download(self, prepared: _Prepared, form: DownloadForm) -> Download:
+        """The bytes of one whole stream (see `augmint.endmark`), asked for in segments: each is checked before it is
+        handed over, so that after a cut nothing but the segment is asked for again."""
+        request, info = prepared.request, prepared.info
+        total, pixels = request.total, math.prod(info.image_shape)
+        rows = max(_SEGMENT_BYTES // (pixels + (_TAR_ROW_BYTES if form == "tar" else 0)), 1)
+        hashed = hashlib.sha256()
+        if form == "npy":
+            header = npy_header((total, *info.image_shape))
+            hashed.update(header)
+            yield header
+        for start in range(0, total, rows):
+            stop = min(start + rows, total)
+            call = self._stream_call(request, info, form, start, stop)
+            try:
+                segment = yield from self._ask(call, partial(self._read_segment, form=form, n=stop - start, info=info))
+            except UnknownBundleError:
+                self._remembered = None
+                raise
+            hashed.update(segment)
+            yield segment
+        yield tail(form, total, hashed.hexdigest())
+
+    def _stream_call(self, request: Request, info: BundleInfo, form: DownloadForm, start: int, stop: int) -> Call:
+        document = {
+            **self._wish(request),
+            "bundle": info.digest,  # all segments are of this one, whatever the name may mean meanwhile
+            "start": _number(start),
+            "stop": _number(stop),
+            "format": form,
+        }
+        # A PNG of noise is larger than its pixels, and a tar has three members an image.
+        most_bytes = (stop - start) * (2 * math.prod(info.image_shape) + 2 * _TAR_ROW_BYTES) + 65_536
+        return Call("POST", "/v1/stream", _json(document), most_bytes, self.clock() + self.deadline)
+
+    def _read_segment(self, reply: Reply, form: DownloadForm, n: int, info: BundleInfo) -> bytes:
+        """The rows of a stream, without what is before and after them."""
+        images = check_bytes(reply.body, form)
+        header = npy_header((n, *info.image_shape)) if form == "npy" else b""
+        if images != n or reply.headers.get("Augmint-Bundle") != info.digest or not reply.body.startswith(header):
+            self._not_augmint("its stream holds other images than were asked for")
+        return reply.body[len(header) : -tail_length(form)]
+
     def _renew(self, request: Request, digest: str) -> Steps[tuple[Request, BundleInfo]]:
         """The same request for the bundle that just answered, which the service must list."""
         differ = TransportError(
@@ -288,25 +353,25 @@ class Protocol:
 
     def _generate_call(self, piece: Request, info: BundleInfo, address: str) -> Call:
         total = piece.total
-        document: dict[str, Any] = {
-            "bundle": address,
-            "counts": dict(piece.counts) if piece.class_names else total,
-            "seed": piece.seed if piece.seed < _JSON_SAFE else str(piece.seed),
-            "offset": piece.offset if piece.offset < _JSON_SAFE else str(piece.offset),
-            "truncation": piece.truncation,
-            "format": "npz",
-        }
+        document = {**self._wish(piece), "bundle": address, "format": "npz"}
         if piece.quality:
             document["quality"] = str(piece.quality)
-        if piece.edit:
-            document["edit"] = dict(piece.edit)
         if piece.candidates is not None:
             document["candidates"] = piece.candidates
         # Labels, seeds and indices are 8 bytes each; names 4 a character, and all as long as the longest.
         names = 4 * len(info.class_names) * max(map(len, info.class_names), default=0)
         most_bytes = total * (math.prod(info.image_shape) + 24) + 48 * len(piece.counts) + names + 65_536
-        body = json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
-        return Call("POST", "/v1/generate", body, most_bytes, self.clock() + self.deadline)
+        return Call("POST", "/v1/generate", _json(document), most_bytes, self.clock() + self.deadline)
+
+    def _wish(self, request: Request) -> dict[str, Any]:
+        """What says which images, whichever way they are asked for."""
+        return {
+            "counts": dict(request.counts) if request.class_names else request.total,
+            "seed": _number(request.seed),
+            "offset": _number(request.offset),
+            "truncation": request.truncation,
+            **({"edit": dict(request.edit)} if request.edit else {}),
+        }
 
     def _ask(self, call: Call, read: Callable[[Reply], _T]) -> Steps[_T]:
         """Send until it succeeds, cannot succeed, or the retries or the time are used up."""
@@ -557,6 +622,14 @@ def one_line(value: object, most: int) -> str:
     """Text of others, safe to print: no control characters, not endless."""
     text = " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _number(value: int) -> int | str:
+    return value if value < _JSON_SAFE else str(value)
+
+
+def _json(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
 
 
 def _strings(value: object) -> tuple[str, ...]:

@@ -9,14 +9,12 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final, Literal, get_args
 
 import numpy as np
-from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from augmint.archive import pack
+from augmint.archive import npy_header, pack
 from augmint.errors import RequestError
 from augmint.samples import Samples
 from augmint.sampling import METADATA, columns, labelled_pngs, marked_pngs, marked_webp
@@ -31,7 +29,6 @@ __all__ = [
     "PngZip",
     "encode",
     "encode_npy",
-    "npy_header",
 ]
 
 Format = Literal["npz", "npy", "zip", "png", "webp"]
@@ -96,14 +93,6 @@ def encode(samples: Samples, form: Format) -> bytes:
 def encode_npy(images: NDArray[np.uint8]) -> bytes:
     """The body of an npy answer, which needs nothing but the images."""
     return npy_header(images.shape) + images.tobytes()
-
-
-@lru_cache(maxsize=1024)
-def npy_header(shape: tuple[int, ...]) -> bytes:
-    """What `np.save` writes before the numbers; it takes it longer than the numbers of a small image."""
-    header = io.BytesIO()
-    npy_format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    return header.getvalue()
 
 
 def _zip(samples: Samples) -> bytes:

@@ -14,10 +14,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar, Final
 
+from augmint.archive import npy_header
 from augmint.endmark import LENGTH, StreamForm, mark, tail, tail_length, tar_header
 from augmint.samples import Samples
 from augmint.sampling import columns, labelled_pngs
-from serving.codecs import PngZip, npy_header
+from serving.codecs import PngZip
 
 __all__ = ["MEDIA_TYPES", "MOST_IN_ZIP", "StreamWriter", "writer_of"]
 

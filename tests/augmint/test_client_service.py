@@ -21,7 +21,8 @@ import pytest
 
 import augmint
 from augmint.client import AsyncClient, Client
-from augmint.errors import TransportError, UnknownBundleError
+from augmint.endmark import check
+from augmint.errors import DataError, RequestError, TransportError, UnknownBundleError
 from augmint.generator import Generator
 from tests.augmint.test_client import same
 
@@ -132,3 +133,63 @@ def test_another_server_is_not_mistaken_for_it() -> None:
             pool.submit(lambda: (peer := server.accept()[0]).sendall(b"SSH-2.0-OpenSSH\r\n") or peer.close())
             with pytest.raises(TransportError):
                 Client(f"http://127.0.0.1:{port}", retries=0, timeout=5).bundles()
+
+
+class Cutting(httpx2.HTTPTransport):
+    """The network, which breaks off every other stream midway."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.streams: list[int] = []
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        response = super().handle_request(request)
+        if request.url.path != "/v1/stream":
+            return response
+        body = response.read()
+        self.streams.append(len(body))
+        kept = body[: len(body) // 2] if len(self.streams) % 2 else body
+        headers = {name: value for name, value in response.headers.items() if name != "transfer-encoding"}
+        return httpx2.Response(response.status_code, headers=headers, content=kept)
+
+
+@pytest.mark.parametrize("form", ["tar", "npy"])
+def test_a_download_is_the_services_own_stream_whatever_is_cut(
+    url: str, generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Any
+) -> None:
+    monkeypatch.setattr("augmint.protocol._SEGMENT_BYTES", 64_000 if form == "tar" else 700)
+    counts, out = {"dog": 20, "cat": 13}, tmp_path / "out"
+    network = Cutting()
+    with Client(url, bundle="tiny", transport=network, retries=2) as client:
+        found = client.download(counts, out, format=form, seed=2**63, offset=5)
+    assert (found.images, found.bytes, found.seed) == (33, out.stat().st_size, 2**63)
+    assert len(network.streams) == 8  # four segments, each cut once
+    with out.open("rb") as file:
+        assert check(file, form) == 33
+    wish = {"bundle": "tiny", "counts": counts, "seed": str(2**63), "offset": 5, "format": form}
+    assert out.read_bytes() == httpx2.post(f"{url}/v1/stream", json=wish).content
+    if form == "npy":
+        assert np.array_equal(np.load(out), generator.generate(counts, seed=2**63, offset=5).images)
+    with Client(url, bundle="tiny") as client, pytest.raises(DataError, match="is there already"):
+        client.download(counts, out, format=form)
+
+    async def again() -> Any:
+        async with AsyncClient(url, bundle="tiny") as far:
+            return await far.download(counts, tmp_path / "again", format=form, seed=2**63, offset=5)
+
+    asyncio.run(again())
+    assert (tmp_path / "again").read_bytes() == out.read_bytes()
+
+
+def test_a_download_that_fails_leaves_nothing(url: str, tmp_path: Path) -> None:
+    class Dead(Cutting):
+        def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+            if len(self.streams) > 1:
+                raise httpx2.ReadError("cut")
+            return super().handle_request(request)
+
+    with Client(url, bundle="tiny", transport=Dead(), retries=1) as client, pytest.raises(TransportError):
+        client.download({"dog": 10**6}, tmp_path / "out", format="npy", seed=1)
+    with Client(url, bundle="tiny") as client, pytest.raises(RequestError, match="tar or npy"):
+        client.download({"dog": 10}, tmp_path / "out", format="zip")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
