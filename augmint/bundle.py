@@ -13,6 +13,7 @@ A bundle is a directory:
     samples.png       a sheet to look at
     README.md         the model card
     report.html       the evaluation's page, and report.json its figures, where it was evaluated; optional
+    signature.json    who vouches for it (`augmint.signing`); optional, and the one file that the manifest does not list
 
 `read_bundle` trusts nothing that it has not checked, in this order, and refuses with a `BundleError` whose `code` names
 the check: regular files and strict names -> strict JSON and schema -> sha256 of the very bytes that will be used ->
@@ -52,6 +53,7 @@ __all__ = [
     "MANIFEST",
     "REPORT_PAGE",
     "SCHEMA_VERSION",
+    "SIGNATURE",
     "Architecture",
     "BatchInvariance",
     "BundleFiles",
@@ -84,6 +86,7 @@ __all__ = [
 
 SCHEMA_VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
+SIGNATURE: Final = "signature.json"
 METADATA_KEY: Final = "augmint"
 REPORT_PAGE: Final = "report.html"
 
@@ -91,6 +94,7 @@ MAX_MANIFEST_BYTES: Final = 4 << 20
 MAX_FILE_BYTES: Final = 2 << 30  # protobuf's own limit for one message
 MAX_SIDE_BYTES: Final = 64 << 20  # of a file that is no graph: the sheet, the card, the golden samples
 MAX_FILES: Final = 32
+MAX_SIGNATURE_BYTES: Final = 4096
 # Of one tensor at batch 1: 4096 x 4096 with 16 channels. More can only be meant to exhaust somebody's memory.
 MAX_ELEMENTS: Final = 1 << 28
 
@@ -498,8 +502,8 @@ class Manifest(Description):
             needed.add(self.edits.file)
         if missing := sorted(needed - set(self.files)):
             raise ValueError(f"files does not list {missing[0]}")
-        if MANIFEST in self.files:
-            raise ValueError("files must not list the manifest itself")
+        if not {MANIFEST, SIGNATURE}.isdisjoint(self.files):
+            raise ValueError("files must list neither the manifest itself nor a signature of it")
         return self
 
     @property
@@ -536,12 +540,14 @@ class BundleFiles:
         digest: sha256 of manifest.json, 64 hex digits. Since the manifest holds the sha256 of every file, it is the
             identity of the whole bundle.
         content: file name -> bytes.
+        signature: the bytes of signature.json, unchecked (see `augmint.signing`), or None.
     """
 
     path: Path
     manifest: Manifest
     digest: str
     content: Mapping[str, bytes]
+    signature: bytes | None = None
 
     def golden_images(self) -> NDArray[np.uint8]:
         """uint8 [G, H, W, C], one row for each of `manifest.golden`."""
@@ -597,7 +603,7 @@ def read_bundle(path: str | os.PathLike[str]) -> BundleFiles:
     manifest = parse_manifest(manifest_bytes, root / MANIFEST)
 
     listed = {MANIFEST, *manifest.files}
-    if extra := sorted(names - listed):
+    if extra := sorted(names - listed - {SIGNATURE}):
         _refuse(
             "extra-file",
             root / extra[0],
@@ -625,7 +631,9 @@ def read_bundle(path: str | os.PathLike[str]) -> BundleFiles:
     check_graph(content[manifest.generator.file], root / manifest.generator.file, expect=essentials(manifest))
     for name in manifest.graphs[1:]:
         check_graph(content[name], root / name, expect=None)
-    files = BundleFiles(root, manifest, hashlib.sha256(manifest_bytes).hexdigest(), content)
+    signed = SIGNATURE in names
+    signature = _read_regular(root / SIGNATURE, limit=MAX_SIGNATURE_BYTES) if signed else None
+    files = BundleFiles(root, manifest, hashlib.sha256(manifest_bytes).hexdigest(), content, signature)
     files.golden_images()
     if manifest.quality is not None and manifest.quality.realism is not None:
         files.realism_table()
@@ -640,9 +648,10 @@ def _refuse(code: str, path: Path, problem: str) -> NoReturn:
 
 
 def _list_files(root: Path) -> set[str]:
+    most = MAX_FILES + 2  # the manifest and its signature
     try:
         with os.scandir(root) as found:
-            entries = list(itertools.islice(found, MAX_FILES + 2))
+            entries = list(itertools.islice(found, most + 1))
     except FileNotFoundError:
         _refuse("missing", root, "does not exist: give the directory that `augmint export` wrote")
     except NotADirectoryError:
@@ -650,7 +659,7 @@ def _list_files(root: Path) -> set[str]:
     except OSError as error:
         _refuse("unreadable", root, f"cannot be read ({error.strerror}): check its permissions")
     names = {entry.name for entry in entries}
-    if MANIFEST not in names and len(entries) <= MAX_FILES + 1:
+    if MANIFEST not in names and len(entries) <= most:
         _refuse(
             "no-manifest",
             root,
@@ -663,8 +672,8 @@ def _list_files(root: Path) -> set[str]:
             _refuse("symlink", root / entry.name, "is a symbolic link: put the file itself there")
         if not entry.is_file(follow_symlinks=False):
             _refuse("not-regular", root / entry.name, "is not a regular file: remove it")
-    if len(entries) > MAX_FILES + 1:
-        _refuse("too-many-files", root, f"holds more than {MAX_FILES + 1} files, which no bundle does")
+    if len(entries) > most:
+        _refuse("too-many-files", root, f"holds more than {most} files, which no bundle does")
     return names
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from augmint.bundle import MANIFEST, REPORT_PAGE, Codes, Manifest, Metric
+from augmint.bundle import MANIFEST, REPORT_PAGE, SIGNATURE, Codes, Manifest, Metric
 from augmint.generator import Generator
 from augmint.runtime import check_signature, open_session
+from augmint.signing import Signature, signature_of
 
 __all__ = ["BundleReport", "inspect_bundle"]
 
@@ -38,6 +39,8 @@ class BundleReport:
         sheet: path of the sample sheet, or None.
         report: path of the evaluation's page, or None.
         remark: why "auto" chose the CPU, or "".
+        signature: who signed it and when, or None.
+        trusted: whether by a trusted key; None: nobody said whom to trust.
     """
 
     path: str
@@ -50,6 +53,8 @@ class BundleReport:
     sheet: str | None
     report: str | None
     remark: str = ""
+    signature: Signature | None = None
+    trusted: bool | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON: the manifest's own parts, and what was found on this machine."""
@@ -67,7 +72,14 @@ class BundleReport:
             "files": {name: {"bytes": size} for name, size in self.files.items()},
             "sheet": self.sheet,
             "remark": self.remark,
+            "signature": self._signature(),
         }
+
+    def _signature(self) -> dict[str, Any] | None:
+        if self.signature is None:
+            return None
+        found = self.signature
+        return {"signer": found.signer, "signed": found.signed, "key": found.key_id, "trusted": self.trusted}
 
     def text(self) -> str:
         """The report for people: plain text without markup, so print it with markup off."""
@@ -82,6 +94,7 @@ class BundleReport:
                        f"{m.architecture.checkpoint_step:,} ({m.architecture.images_seen:,} images seen)"),
             ("trained", f"{m.identity.trained}, run {m.identity.run}, augmint {m.identity.augmint_version}"),
             ("licence", m.identity.licence),
+            ("signed", _signed(self.signature, self.trusted)),
             ("data", f"{m.data.name}: {split}; fingerprint {m.data.fingerprint[:16]}…"),
             *([("labels", _labels(m.codes))] if m.codes else []),
             ("image", f"{height}×{width}, {'colour' if channels == 3 else 'grey'}, uint8"),
@@ -142,19 +155,22 @@ class BundleReport:
         return lines
 
 
-def inspect_bundle(path: str | os.PathLike[str], *, device: str = "cpu") -> BundleReport:
+def inspect_bundle(
+    path: str | os.PathLike[str], *, device: str = "cpu", trust: str | os.PathLike[str] | None = None
+) -> BundleReport:
     """Verify a bundle and report on it.
 
     Args:
         path: the bundle's directory.
         device: what to reproduce the golden samples on; see `augmint.Generator`.
+        trust: a file of public keys, one of which must have signed it; None: whoever did.
 
     Raises:
-        BundleError: the bundle was refused; `code` names the check.
+        BundleError: the bundle was refused; `code` names the check. A signature that is wrong is refused in any case.
         DeviceError: the device cannot be had.
     """
     root = Path(path)
-    generator = Generator(root, device=device)
+    generator = Generator(root, device=device, trust=trust)
     manifest, content = generator.manifest, generator.files.content
     if manifest.critic is not None:
         critic = manifest.critic
@@ -164,6 +180,8 @@ def inspect_bundle(path: str | os.PathLike[str], *, device: str = "cpu") -> Bund
         generator.the_judge()
     info = generator.info()
     sizes = {name: len(data) for name, data in content.items()}
+    signature = signature_of(generator.files)
+    signed = {} if generator.files.signature is None else {SIGNATURE: len(generator.files.signature)}
     return BundleReport(
         path=str(root),
         digest=generator.digest,
@@ -171,11 +189,20 @@ def inspect_bundle(path: str | os.PathLike[str], *, device: str = "cpu") -> Bund
         device=info.device,
         reproducibility=info.reproducibility,
         tolerance=info.tolerance,
-        files={MANIFEST: (root / MANIFEST).stat().st_size, **sizes},
+        files={MANIFEST: (root / MANIFEST).stat().st_size, **sizes, **signed},
         sheet=str(root / _SHEET) if _SHEET in content else None,
         report=str(root / REPORT_PAGE) if REPORT_PAGE in content else None,
         remark=generator.remark,
+        signature=signature,
+        trusted=None if trust is None else True,
     )
+
+
+def _signed(signature: Signature | None, trusted: bool | None) -> str:
+    if signature is None:
+        return "no"
+    known = "which is trusted" if trusted else "which is worth what you know of it: --trust FILE says whom to trust"
+    return f"{signature.signed} by {signature.signer}, key {signature.key_id}, {known}"
 
 
 def _figure(metric: Metric | None) -> str:

@@ -26,6 +26,7 @@ from augmint.quality import Quality
 from augmint.runtime import check_signature, open_session
 from augmint.samples import MAX_SEED, BundleInfo, Counts, Reproducibility, Request, Samples, label_numbers
 from augmint.selection import Selection, Walk
+from augmint.signing import read_trust
 
 __all__ = ["Generator"]
 
@@ -41,6 +42,8 @@ class Generator:
         path: the bundle's directory.
         device: "auto", "cpu", "cuda" or "cuda:N"; `info().device` says which it got.
         threads: CPU threads of one run; None takes all usable cores. The images do not depend on it.
+        trust: a file of public keys (`augmint key` makes them), one of which must have signed the bundle; None: the
+            bundle need not be signed.
 
     Raises:
         BundleError: the bundle was refused; `code` names the check.
@@ -53,11 +56,19 @@ class Generator:
         samples.images.shape  # (250, 28, 28, 1), uint8
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, device: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        trust: str | os.PathLike[str] | None = None,
+    ) -> None:
         self._path = Path(path)
         self._absolute = self._path.resolve()  # now: the working directory may change before it is sent elsewhere
         self._device = device
         self._threads = threads
+        self._trust = None if trust is None else Path(trust).resolve()
         self._lock = threading.Lock()
         self._judge: Judge | None = None
         self._judge_pid = 0
@@ -343,6 +354,8 @@ class Generator:
 
     def _open(self) -> None:
         files = read_bundle(self._path)
+        if self._trust is not None:
+            read_trust(self._trust).check(files)
         graph = files.manifest.generator
         session = open_session(
             files.content[graph.file], device=self._device, threads=self._threads, optimisation=graph.optimisation
@@ -416,11 +429,14 @@ class Generator:
             "path": str(self._absolute),
             "device": self._device,
             "threads": self._threads,
+            "trust": self._trust,
             "digest": self.digest,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"], device=state["device"], threads=state["threads"])  # type: ignore[misc]
+        self.__init__(  # type: ignore[misc]
+            state["path"], device=state["device"], threads=state["threads"], trust=state["trust"]
+        )
         if self.digest != state["digest"]:
             raise BundleError(
                 f"{self._path} changed since this generator was sent here: open it again.", code="bundle.changed"

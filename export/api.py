@@ -51,6 +51,7 @@ from augmint.generator import Generator
 from augmint.images import synthetic_sheet_png
 from augmint.latents import latents
 from augmint.sheets import contact_sheet
+from augmint.signing import Key, read_key, sign
 from evaluation.api import Progress
 from export import gates
 from export.again import SecondExport
@@ -94,6 +95,7 @@ class ExportRequest:
             and put the report into the bundle; "none" is nothing.
         copies: put features of the training images into the bundle, so that near copies of them can be told and left
             out; with them one can also find out whether an image was among them.
+        sign: a private key's file (`augmint key` makes one) to sign the bundle with; None: it is not signed.
         force: replace a bundle that is there already.
         which: "best" by validation score, or "last".
     """
@@ -105,6 +107,7 @@ class ExportRequest:
     licence: str = "unstated"
     evaluate: Literal["none", "basic", "quick", "full"] = "basic"
     copies: bool = True
+    sign: str | Path | None = None
     force: bool = False
     which: Which = "best"
 
@@ -154,7 +157,7 @@ def export_run(request: ExportRequest, *, say: Say | None = None, progress: Prog
         progress: called during a quick or full evaluation, see `evaluation.api.evaluate`.
 
     Raises:
-        UsageError: a name or option that cannot be.
+        UsageError: a name, option or key that cannot be.
         TrainingError: there is no such run, or it has no whole checkpoint.
         GateError: the graph is not good enough to be served; `code` names the gate.
         ExportError: anything else that stops an export, such as a destination that is taken.
@@ -165,6 +168,7 @@ def export_run(request: ExportRequest, *, say: Say | None = None, progress: Prog
     if request.precision not in get_args(Precision):
         raise UsageError(f"--precision must be fp32 or fp16, not {request.precision!r}.")
     _check_destination(out, request.force)
+    key = None if request.sign is None else read_key(request.sign)
     clock = _Clock()
 
     before = _state(request)
@@ -260,7 +264,7 @@ def export_run(request: ExportRequest, *, say: Say | None = None, progress: Prog
             )
         clock("second export")
 
-    digest = _write_verified(out, description, content, force=request.force)
+    digest = _write_verified(out, description, content, key=key, force=request.force)
     clock("write and verify")
     return ExportResult(
         path=out,
@@ -510,7 +514,9 @@ def _with_metadata(model: bytes, metadata: dict[str, str]) -> bytes:
     return serialise(onnx.ModelProto.FromString(model), metadata)
 
 
-def _write_verified(out: Path, description: Description, content: dict[str, bytes], *, force: bool) -> str:
+def _write_verified(
+    out: Path, description: Description, content: dict[str, bytes], *, force: bool, key: Key | None = None
+) -> str:
     """Write beside `out`, open it as a user would, and put it in place only then."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -525,6 +531,8 @@ def _write_verified(out: Path, description: Description, content: dict[str, byte
             raise GateError(
                 "The written bundle does not give its own golden samples byte for byte.", code="export.golden"
             )
+        if key is not None:
+            sign(fresh, key)
         _check_destination(out, force)
         if out.exists():
             os.replace(out, scratch / "old")

@@ -163,7 +163,7 @@ class Api:
 
     def _open(self, worker: int | None) -> Watcher:
         """The bundles that are there, and from now on a watch on where they are."""
-        watcher = Watcher(self.settings.bundles, lambda path: open_bundle(path, self.settings, worker))
+        watcher = Watcher(self.settings, lambda path: open_bundle(path, self.settings, worker))
         watcher.served = open_bundles(self.settings, worker)
         return watcher
 

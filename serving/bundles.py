@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,10 +22,11 @@ from augmint.latents import latents
 from augmint.quality import Quality
 from augmint.runtime import usable_cores
 from augmint.samples import BundleInfo
+from augmint.signing import read_trust
 from serving.engine import Edits, Lane, Render, power_buckets
 from serving.settings import Settings, find_bundles
 
-__all__ = ["Served", "check_bundles", "device_of_worker", "open_bundle", "open_bundles", "threads_for"]
+__all__ = ["Served", "check_bundle", "check_bundles", "device_of_worker", "open_bundle", "open_bundles", "threads_for"]
 
 # On a GPU a session call's fixed cost is large and its memory plentiful.
 GPU_BATCH: Final = 256
@@ -70,14 +71,22 @@ class Served:
         )
 
 
-def check_bundles(places: Sequence[Path]) -> list[BundleFiles]:
-    """All that can be checked without a session.
+def check_bundle(path: Path, settings: Settings) -> BundleFiles:
+    """All that can be checked without a session; and, where keys are to be trusted, that one of them signed it.
 
     Raises:
-        UsageError: no bundle there.
-        BundleError: a bundle was refused.
+        BundleError: refused.
+        UsageError: the file of keys cannot be read.
     """
-    return [read_bundle(path) for path in find_bundles(tuple(places))]
+    files = read_bundle(path)
+    if settings.trust is not None:
+        read_trust(settings.trust).check(files)
+    return files
+
+
+def check_bundles(settings: Settings) -> list[BundleFiles]:
+    """All bundles that there are; raises as `check_bundle` does, or UsageError where there is none."""
+    return [check_bundle(path, settings) for path in find_bundles(settings.bundles)]
 
 
 def open_bundles(settings: Settings, worker: int | None = None) -> dict[Path, Served]:
@@ -86,7 +95,7 @@ def open_bundles(settings: Settings, worker: int | None = None) -> dict[Path, Se
     Raises:
         UsageError, BundleError, DeviceError: see `check_bundles` and `augmint.Generator`.
     """
-    return {files.path: open_bundle(files.path, settings, worker) for files in check_bundles(settings.bundles)}
+    return {files.path: open_bundle(files.path, settings, worker) for files in check_bundles(settings)}
 
 
 def threads_for(bundles: Iterable[Served], settings: Settings) -> int:
@@ -119,7 +128,7 @@ def _visible_gpus(environment: Mapping[str, str]) -> int:
 def open_bundle(path: Path, settings: Settings, worker: int | None = None) -> Served:
     """Open, verify by golden samples and warm a bundle; raises as `open_bundles` does."""
     # One thread a call: on two cores two such calls together beat one call of two threads by a quarter.
-    generator = Generator(path, device=device_of_worker(settings, worker), threads=1)
+    generator = Generator(path, device=device_of_worker(settings, worker), threads=1, trust=settings.trust)
     info = generator.info()
     render = _renderer(generator)
     if info.device == "cpu":

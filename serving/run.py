@@ -39,6 +39,7 @@ class ServeRequest:
         device: "auto", "cpu", "cuda" or "cuda:N".
         workers: processes.
         tokens: the file of tokens that requests must carry.
+        trust: the file of public keys, one of which must have signed each bundle.
     """
 
     bundles: tuple[Path, ...] = ()
@@ -47,6 +48,7 @@ class ServeRequest:
     device: str | None = None
     workers: int | None = None
     tokens: Path | None = None
+    trust: Path | None = None
 
 
 def serve(request: ServeRequest) -> int:
@@ -61,8 +63,8 @@ def serve(request: ServeRequest) -> int:
     settings = _settings(request)
     # Opened here as well as in each worker, so that a golden sample or a device that fails is one sentence and an exit
     # code, not a server that never becomes ready.
-    for files in check_bundles(settings.bundles):
-        Generator(files.path, device=device_of_worker(settings, 1), threads=1)
+    for files in check_bundles(settings):
+        Generator(files.path, device=device_of_worker(settings, 1), threads=1, trust=settings.trust)
     if (tracer := open_tracer(settings.tracing)) is not None:
         tracer.close()
     _check_address(request.host, request.port)
@@ -101,6 +103,7 @@ def _settings(request: ServeRequest) -> Settings:
         "AUGMINT_DEVICE": request.device,
         "AUGMINT_WORKERS": None if request.workers is None else str(request.workers),
         "AUGMINT_TOKENS": None if request.tokens is None else str(request.tokens),
+        "AUGMINT_TRUST": None if request.trust is None else str(request.trust),
     }
     overrides = {name: value for name, value in given.items() if value is not None}
     settings = Settings.from_environment({**os.environ, **overrides})

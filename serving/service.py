@@ -54,7 +54,7 @@ class AugmintService:
     def check() -> None:
         """Once, before any worker starts: a bundle that is refused ends the service with one line."""
         try:
-            check_bundles(SETTINGS.bundles)
+            check_bundles(SETTINGS)
         except AugmintError as error:
             sys.exit(f"augmint: {error}")
 

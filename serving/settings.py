@@ -53,6 +53,7 @@ class Settings:
         tracing: OpenTelemetry spans: "auto" where OTEL_* configures an exporter, "on" or "off".
         tokens: the file of tokens that requests must carry (`augmint token` makes them); None: none are asked for, and
             only this machine is answered.
+        trust: a file of public keys, one of which must have signed each bundle; None: bundles need not be signed.
         auth: off answers everybody where there is no file of tokens: for a proxy or a network that guards the service.
         hosts: names that a request's Host may be; empty: any, or loopback's where only this machine is answered.
         origins: web pages of these origins may ask from a browser (CORS); empty: none but the service's own.
@@ -80,6 +81,7 @@ class Settings:
     log: str = "text"
     tracing: str = "auto"
     tokens: Path | None = None
+    trust: Path | None = None
     auth: bool = True
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
@@ -116,6 +118,7 @@ class Settings:
             log=read("log", _one_of("text", "json"), "text or json", default.log),
             tracing=read("tracing", _one_of("auto", "on", "off"), "auto, on or off", default.tracing),
             tokens=read("tokens", Path, "a file", default.tokens),
+            trust=read("trust", Path, "a file", default.trust),
             auth=read("auth", _switch, "on or off", default.auth),
             hosts=read("hosts", _names, "names of hosts, separated by commas", default.hosts),
             origins=read("origins", _origins, "origins such as https://example.org, or *", default.origins),
@@ -134,6 +137,7 @@ class Settings:
             bundles=tuple(path.absolute() for path in self.bundles),
             tokens=None if self.tokens is None else self.tokens.absolute(),
             jobs=None if self.jobs is None else self.jobs.absolute(),
+            trust=None if self.trust is None else self.trust.absolute(),
         )
 
     def to_environment(self) -> dict[str, str]:

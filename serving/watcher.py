@@ -11,32 +11,35 @@ Knows files and bundles, nothing of HTTP.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from augmint.bundle import MAX_FILES, read_bundle
-from augmint.errors import AugmintError
-from serving.bundles import Served
+from augmint.bundle import MAX_FILES
+from augmint.errors import AugmintError, BundleError, UsageError
+from augmint.signing import read_trust
+from serving.bundles import Served, check_bundle
 from serving.library import Library
 from serving.metrics import Metrics
-from serving.settings import scan
+from serving.settings import Settings, scan
 
 __all__ = ["Watcher", "follow"]
 
 log = logging.getLogger("augmint")
 
-# (name, bytes, modified, changed, inode) of every file of a bundle.
-Fingerprint = tuple[tuple[str, int, int, int, int], ...]
+# (name, bytes, modified, changed, inode) of the file of keys, if any, and of every file of a bundle.
+File = tuple[str, int, int, int, int]
+Fingerprint = tuple[File | None, ...]
 
 
 class Watcher:
     """For one thread at a time.
 
     Args:
-        places: bundle directories, or directories of bundles.
+        settings: where the bundles are, and whose signatures are trusted.
         open_bundle: verifies, opens and warms the bundle at a path; whatever it raises refuses that bundle alone.
 
     Attributes:
@@ -45,10 +48,10 @@ class Watcher:
         refused: paths of the bundles that are there and are not served.
     """
 
-    def __init__(self, places: Sequence[Path], open_bundle: Callable[[Path], Served]) -> None:
+    def __init__(self, settings: Settings, open_bundle: Callable[[Path], Served]) -> None:
         self.served: dict[Path, Served] = {}
         self.refused: set[Path] = set()
-        self._places = tuple(places)
+        self._settings = settings
         self._open = open_bundle
         self._seen = self._see()
         self._settled = dict(self._seen)
@@ -80,29 +83,45 @@ class Watcher:
         return changed
 
     def _see(self) -> dict[Path, Fingerprint]:
-        return {path: _fingerprint(path) for place in self._places for path in scan(place)}
+        # With the keys that are trusted: when these change, all bundles are looked at anew.
+        keys = _file(self._settings.trust)
+        return {path: (keys, *_files(path)) for place in self._settings.bundles for path in scan(place)}
 
     def _take(self, path: Path) -> bool:
         """Serve what is at a path now, if it can be."""
         try:
-            digest = read_bundle(path).digest
+            digest = check_bundle(path, self._settings).digest
             served = next((bundle for bundle in self.served.values() if bundle.info.digest == digest), None)
             served = served or self._open(path)
         except AugmintError as error:
-            self._refuse(path, f"{error} ({error.code})")
-            return False
+            return self._refuse(path, f"{error} ({error.code})")
         except Exception as error:  # no memory for its session, say: the others are served on
-            self._refuse(path, f"{path} could not be opened ({type(error).__name__}: {error}).")
-            return False
+            return self._refuse(path, f"{path} could not be opened ({type(error).__name__}: {error}).")
         self.refused.discard(path)
         before = self.served.get(path)
         self.served[path] = served
         return served is not before
 
-    def _refuse(self, path: Path, why: str) -> None:
+    def _refuse(self, path: Path, why: str) -> bool:
+        """Go on with what was served from there, unless it is no longer trusted itself."""
         self.refused.add(path)
         kept = self.served.get(path)
-        log.error("refused: %s%s", why, f" {kept.info.digest[:12]} is served on." if kept else "")
+        distrusted = kept is not None and not self._trusts(kept)
+        if distrusted:
+            del self.served[path]
+        log.error("refused: %s%s", why, f" {kept.info.digest[:12]} is served on." if kept and not distrusted else "")
+        return distrusted
+
+    def _trusts(self, served: Served) -> bool:
+        if self._settings.trust is None:
+            return True
+        try:
+            read_trust(self._settings.trust).check(served.files)
+        except BundleError:
+            return False
+        except UsageError:  # the keys cannot be read: nobody said that this one is no longer trusted
+            return True
+        return True
 
 
 async def follow(watcher: Watcher, library: Library, metrics: Metrics, *, every_s: float) -> None:
@@ -140,14 +159,23 @@ def _take_over(library: Library, bundles: Sequence[Served], metrics: Metrics) ->
             log.info("serving %s", bundle)
 
 
-def _fingerprint(path: Path) -> Fingerprint:
-    """Of a bundle's directory; one that goes meanwhile has an empty one."""
-    found = []
+def _files(path: Path) -> list[File]:
+    """Of a bundle's directory, in order; none where it goes meanwhile."""
     try:
         with os.scandir(path) as entries:
-            for entry, _ in zip(entries, range(MAX_FILES + 2), strict=False):
-                status = entry.stat(follow_symlinks=False)
-                found.append((entry.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+            few = itertools.islice(entries, MAX_FILES + 3)
+            return sorted(_state(entry.name, entry.stat(follow_symlinks=False)) for entry in few)
     except FileNotFoundError:
-        return ()
-    return tuple(sorted(found))
+        return []
+
+
+def _file(path: Path | None) -> File | None:
+    """None where there is no such file."""
+    try:
+        return None if path is None else _state(path.name, path.stat())
+    except FileNotFoundError:
+        return None
+
+
+def _state(name: str, status: os.stat_result) -> File:
+    return name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino

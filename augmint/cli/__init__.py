@@ -28,6 +28,7 @@ from augmint.cli.latent import latent
 from augmint.cli.rooms import explain_missing
 from augmint.cli.sample import sample
 from augmint.cli.serve import serve
+from augmint.cli.sign import key, sign
 from augmint.cli.token import token
 from augmint.cli.train import train
 from augmint.errors import AugmintError
@@ -153,10 +154,13 @@ for verb, lines in (
     (export, ("augmint export runs/parts --out bundles/parts",
               "augmint export runs/parts --out bundles/parts-gpu --precision fp16")),
     (serve, ("augmint serve bundles/parts --port 3000", "augmint serve bundles --device cuda",
-             "augmint serve bundles --host 0.0.0.0 --tokens tokens.json")),
+             "augmint serve bundles --host 0.0.0.0 --tokens tokens.json",
+             "augmint serve bundles --trust keys/alice.pub")),
     (token, ("augmint token trainer --file tokens.json --images-per-day 100000",
              "augmint token prometheus --file tokens.json --scope admin",
              "augmint token trainer --file tokens.json --revoke")),
+    (key, ("augmint key alice --out keys",)),
+    (sign, ("augmint sign bundles/parts --key keys/alice.key",)),
     (sample, ("augmint sample bundles/parts --count scratch=200 --count good=50 --seed 7 --out samples",
               "augmint sample http://127.0.0.1:3000 --count scratch=16 --out sheet.png",
               "augmint sample bundles/parts --count scratch=16 --edit size=+1.5 --out larger.png",

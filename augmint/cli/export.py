@@ -49,6 +49,10 @@ def export(
             "(augmint sample --quality copies); they also tell whether an image was among them.",
         ),
     ] = True,
+    sign: Annotated[
+        Path | None,
+        typer.Option(help="Sign the bundle with this private key (see augmint key).", metavar="NAME.key"),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there already.")] = False,
     json: Json = False,
 ) -> None:
@@ -72,6 +76,7 @@ def export(
         licence=licence,
         evaluate="basic" if evaluate is None else "none" if not evaluate else "quick" if quick else "full",
         copies=copies,
+        sign=sign,
         force=force,
         which=which,
     )

@@ -28,13 +28,20 @@ def inspect(
         Path | None, typer.Option(help="Of a data set: write a contact sheet there.", metavar="FILE.png")
     ] = None,
     device: Device = "cpu",
+    trust: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of a bundle: a file of public keys (see augmint key), one of which must have signed it.",
+            metavar="FILE",
+        ),
+    ] = None,
     token: Token = None,
     json: Json = False,
 ) -> None:
     """Look at a data set, a bundle, a run or a service, and say what it is.
 
     Of a data set: classes, counts, imbalance, sizes, duplicates, and every file that cannot be read. A bundle is
-    verified whole, golden images included, before it is shown.
+    verified whole, golden images included, before it is shown; with --trust also who signed it.
     """
     from augmint.cli.output import print_json
     from augmint.sources import is_url
@@ -50,11 +57,13 @@ def inspect(
         )
     if sheet is not None and kind != "data set":
         raise UsageError(f"--sheet is for data sets, and {what} is a {kind}: leave it away.", code="usage.sheet")
+    if trust is not None and kind != "bundle":
+        raise UsageError(f"--trust is for bundles, and {what} is a {kind}: leave it away.", code="usage.trust")
     match kind:
         case "service":
             document, text = _service(what, token)
         case "bundle":
-            document, text = _bundle(path, device)
+            document, text = _bundle(path, device, trust)
         case "run":
             document, text = _run(path)
         case _:
@@ -72,10 +81,10 @@ def _data(spec: str, sheet: Path | None) -> tuple[Any, str]:
     return {"kind": "data set", **report.as_dict()}, report.text()
 
 
-def _bundle(path: Path, device: str) -> tuple[Any, str]:
+def _bundle(path: Path, device: str, trust: Path | None) -> tuple[Any, str]:
     from augmint.bundle_report import inspect_bundle
 
-    report = inspect_bundle(path, device=device)
+    report = inspect_bundle(path, device=device, trust=trust)
     return report.as_dict(), report.text()
 
 

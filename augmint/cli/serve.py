@@ -32,6 +32,15 @@ def serve(
         int | None,
         typer.Option(envvar="AUGMINT_WORKERS", help="Processes; one on a CPU, one for each GPU.", metavar="N"),
     ] = None,
+    trust: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="AUGMINT_TRUST",
+            help="A file of public keys (see augmint key): only bundles that one of them signed are served; it may "
+            "change while serving.",
+            metavar="FILE",
+        ),
+    ] = None,
     tokens: Annotated[
         Path | None,
         typer.Option(
@@ -43,7 +52,8 @@ def serve(
 ) -> None:
     """Serve bundles over HTTP until stopped.
 
-    Without tokens only this machine is answered.
+    Without tokens only this machine is answered. Directories of bundles are followed: one that is added, replaced or
+    taken away there is so in the service, and no request is dropped.
 
     The same service as `bentoml serve serving.service:AugmintService` with AUGMINT_BUNDLES set. Limits and batching are
     set by further AUGMINT_* variables; the page at / and /openapi.json say what can be asked.
@@ -53,6 +63,14 @@ def serve(
     from serving.run import serve as run
 
     code = run(
-        ServeRequest(bundles=tuple(bundles or ()), host=host, port=port, device=device, workers=workers, tokens=tokens)
+        ServeRequest(
+            bundles=tuple(bundles or ()),
+            host=host,
+            port=port,
+            device=device,
+            workers=workers,
+            tokens=tokens,
+            trust=trust,
+        )
     )
     raise typer.Exit(code)

@@ -32,8 +32,8 @@ from tests.augmint.fakeservice import FakeService, problem
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("cat", "dog", "été 10")
 VERBS = (
-    "inspect", "train", "export", "serve", "token", "sample", "latent", "balance", "evaluate", "families", "describe",
-    "features", "demo",
+    "inspect", "train", "export", "serve", "token", "key", "sign", "sample", "latent", "balance", "evaluate",
+    "families", "describe", "features", "demo",
 )  # fmt: skip
 ROOMS = ("demo", "serve", "train", "export", "evaluate", "families", "describe", "features")
 """Verbs that import torch or start a server."""
@@ -108,7 +108,8 @@ def test_the_reference_is_the_help() -> None:
 
 
 def test_every_example_in_the_help_parses(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Each names things that are not there, so each is refused for that reason and for no other; tokens can be made."""
+    """Each names things that are not there, so each is refused for that reason and for no other; tokens and keys can be
+    made."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(protocol, "_BACKOFF", 0.001)
     examples = [line.split(">")[0].split() for line in render().splitlines() if line.startswith("    augmint ")]
@@ -117,8 +118,9 @@ def test_every_example_in_the_help_parses(run: Run, monkeypatch: pytest.MonkeyPa
         if words[1] in ROOMS:
             continue
         ran = run(*(word.replace(":3000", ":9") for word in words[1:]))
-        assert ran.code == (0 if words[1] == "token" else 1)
-        assert ran.err == "" if words[1] == "token" else ran.err.startswith("augmint: ")
+        made = words[1] in ("token", "key")
+        assert ran.code == (0 if made else 1)
+        assert ran.err == "" if made else ran.err.startswith("augmint: ")
 
 
 @pytest.mark.parametrize(
@@ -449,6 +451,26 @@ def test_inspect_verifies_a_bundle(run: Run, tiny_bundle: Path, generator: Gener
     shutil.copytree(tiny_bundle, "bundles/tiny")
     refused(run("inspect", "bundles"), 2, "bundles/tiny")  # and is not a data set of sample sheets
     assert [path.name for path in Path("bundles").iterdir()] == ["tiny"]
+
+
+def test_a_bundle_is_signed_and_whoever_trusts_the_key_knows(run: Run, tiny_bundle: Path, generator: Generator) -> None:
+    shutil.copytree(tiny_bundle, "mine")
+    made = json.loads(run("key", "alice", "--out", "keys", "--json").out)
+    refused(run("key", "alice", "--out", "keys"), 2, "exists already")
+    other = run("key", "mallory", "--out", "keys")
+    assert other.out.startswith("mallory, key ")
+    assert (made["private"], made["public"]) == ("keys/alice.key", "keys/alice.pub")
+    refused(run("inspect", "mine", "--trust", made["public"]), 1, "is not signed")
+    refused(run("sign", "mine", "--key", made["public"]), 2, "holds no private key")
+    signed = run("sign", "mine", "--key", made["private"])
+    assert signed.out == f"mine: signed by alice, key {made['key']}; bundle {generator.digest}\n"
+    found = json.loads(run("inspect", "mine", "--trust", made["public"], "--json").out)["signature"]
+    assert (found["signer"], found["key"], found["trusted"]) == ("alice", made["key"], True)
+    assert "which is worth what you know of it" in run("inspect", "mine").out
+    again = json.loads(run("sign", "mine", "--key", "keys/mallory.key", "--json").out)
+    assert (again["signer"], again["bundle"]) == ("mallory", generator.digest)
+    refused(run("inspect", "mine", "--trust", made["public"]), 1, "does not hold")
+    refused(run("inspect", "http://service.test", "--trust", made["public"]), 2, "--trust")
 
 
 def test_inspect_tells_how_a_run_stands(run: Run) -> None:

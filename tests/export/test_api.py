@@ -23,6 +23,7 @@ from augmint.bundle_report import inspect_bundle
 from augmint.errors import ExportError, GateError, RequestError, TrainingError, UsageError
 from augmint.latents import latents
 from augmint.runtime import open_session
+from augmint.signing import make_key
 from export import api, gates, networks
 from export.again import SecondExport
 from export.api import ExportRequest, ExportResult, export_run
@@ -232,8 +233,9 @@ def test_force_replaces_a_bundle_and_nothing_else(run: Path, exported: ExportRes
     assert caught.value.code == "export.exists"
     assert read_bundle(out).digest == exported.digest
 
-    result = export_run(replace(request, force=True))
-    assert read_bundle(out).digest == result.digest != exported.digest
+    _, secret, public = make_key("alice", tmp_path.with_name("keys"))
+    result = export_run(replace(request, force=True, sign=secret))
+    assert augmint.Generator(out, device="cpu", trust=public).digest == result.digest != exported.digest
     assert read_bundle(out).manifest.identity.name == "other"
     assert [path.name for path in tmp_path.iterdir()] == ["digits"]
 
@@ -262,6 +264,8 @@ def test_what_is_wrong_with_a_request_is_said_before_any_work(run: Path, tmp_pat
         export_run(ExportRequest(run=run, out=tmp_path / "x", precision="int8"))  # type: ignore[arg-type]
     with pytest.raises(TrainingError):
         export_run(ExportRequest(run=tmp_path, out=tmp_path / "x"))
+    with pytest.raises(UsageError, match="cannot be read"):
+        export_run(ExportRequest(run=run, out=tmp_path / "x", sign=tmp_path / "none.key"))
     (tmp_path / "file").touch()
     with pytest.raises(ExportError, match="cannot be written"):
         api._write_verified(tmp_path / "file" / "x", None, {}, force=False)  # type: ignore[arg-type]

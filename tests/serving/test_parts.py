@@ -73,7 +73,7 @@ def test_bundles_are_found_in_directories(tmp_path: Path, tiny_bundle: Path) -> 
         find_bundles((tmp_path / "none",))
     with pytest.raises(UsageError, match="holds no bundle"):
         find_bundles((many / "notes",))
-    assert len(check_bundles([many])) == 2
+    assert len(check_bundles(Settings(bundles=(many,)))) == 2
 
 
 def test_a_damaged_bundle_is_refused_by_name(tmp_path: Path, tiny_bundle: Path) -> None:

@@ -20,6 +20,7 @@ import pytest
 from augmint import Generator
 from augmint.errors import AugmintError, BundleError, DeviceError, ServiceError, UsageError
 from augmint.runtime import cuda_driver_present
+from augmint.signing import make_key, sign
 from serving.run import ServeRequest, serve
 from tests.serving.conftest import ROOT, environment, free_port, running
 
@@ -48,6 +49,14 @@ def test_refusals_come_before_anything_is_started(
 
     bad = damaged(tiny_bundle, tmp_path / "bad", "golden.npy")
     refused(BundleError, r"bad/golden\.npy .* sha256", bundles=(bad,))
+    key, _, public = make_key("alice", tmp_path / "keys")
+    refused(BundleError, "is not signed", trust=public)
+    refused(UsageError, "no.such.keys cannot be read", trust=tmp_path / "no.such.keys")
+    signed = Path(shutil.copytree(tiny_bundle, tmp_path / "signed"))
+    sign(signed, make_key("mallory", tmp_path / "keys")[0])
+    refused(BundleError, "which .*alice.pub does not hold", bundles=(signed,), trust=public)
+    sign(signed, key)
+    refused(UsageError, "--port must be", bundles=(signed,), trust=public, port=0)  # it comes that far
     refused(UsageError, "is not a directory", bundles=(tmp_path / "none",))
     refused(UsageError, "AUGMINT_WORKERS must be", workers=0)
     refused(UsageError, "AUGMINT_DEVICE must be", device="gpu")

@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import prometheus_client
@@ -21,6 +22,7 @@ import pytest
 from augmint import Client, Generator
 from augmint.bundle import read_bundle
 from augmint.errors import UnknownBundleError
+from augmint.signing import make_key, sign
 from serving.api import Api
 from serving.bundles import Served, open_bundle
 from serving.library import Library
@@ -161,13 +163,18 @@ def test_bundles_come_change_and_go_under_load(tmp_path: Path) -> None:
 class Watched:
     """A watcher of a directory, and how often it opened a bundle."""
 
-    def __init__(self, *places: Path) -> None:
+    def __init__(self, place: Path, **settings: Any) -> None:
         self.opened: list[Path] = []
-        self.watcher = Watcher(places, self._open)
+        self.settings = Settings(bundles=(place,), device="cpu", batch=4, **settings)
+        self.watcher = Watcher(self.settings, self.open)
 
-    def _open(self, path: Path) -> Served:
+    def open(self, path: Path) -> Served:
         self.opened.append(path)
-        return open_bundle(path, Settings(device="cpu", batch=4))
+        return open_bundle(path, self.settings)
+
+    def begin(self, *paths: Path) -> None:
+        """Serve these, as at the start."""
+        self.watcher.served = {path: self.open(path) for path in paths}
 
     @property
     def digests(self) -> list[str]:
@@ -197,7 +204,7 @@ def test_a_corrupt_bundle_is_refused_once_and_what_was_there_is_served_on(
 ) -> None:
     shutil.copytree(tiny_bundle, tmp_path / "tiny")
     here = Watched(tmp_path)
-    here.watcher.served = {tmp_path / "tiny": here._open(tmp_path / "tiny")}
+    here.begin(tmp_path / "tiny")
     before = here.digests
     sheet = (tmp_path / "tiny" / "samples.png").read_bytes()
     (tmp_path / "tiny" / "samples.png").write_bytes(b"x")
@@ -224,18 +231,18 @@ def test_a_corrupt_bundle_is_refused_once_and_what_was_there_is_served_on(
 def test_a_bundle_that_cannot_be_opened_leaves_the_others(
     tmp_path: Path, tiny_bundle: Path, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    place = tmp_path / "bundles"
-    shutil.copytree(tiny_bundle, place / "a")
-    watcher = Watcher([place], lambda path: open_bundle(path, Settings(device="cpu", batch=4)))
-    watcher.served = {place / "a": open_bundle(place / "a", Settings(device="cpu", batch=4))}
+    shutil.copytree(tiny_bundle, tmp_path / "a")
+    here = Watched(tmp_path)
+    here.begin(tmp_path / "a")
+    before = here.digests
 
     def fail(path: Path) -> Served:
         raise error
 
-    watcher._open = fail
-    write_tiny_bundle(place / "b", seed=5)
-    assert not any(watcher.look() for _ in range(3))
-    assert [bundle.info.name for bundle in watcher.bundles] == ["tiny"]
+    here.watcher._open = fail
+    write_tiny_bundle(tmp_path / "b", seed=5)
+    assert not any(here.watcher.look() for _ in range(3))
+    assert here.digests == before
     (record,) = caplog.records
     assert type(error).__name__ in record.getMessage()
 
@@ -244,7 +251,7 @@ def test_two_copies_are_one_bundle_until_both_are_gone(tmp_path: Path, tiny_bund
     place = tmp_path / "bundles"
     shutil.copytree(tiny_bundle, place / "a")
     here = Watched(place)
-    here.watcher.served = {place / "a": here._open(place / "a")}
+    here.begin(place / "a")
     shutil.copytree(tiny_bundle, place / "b")
     here.watcher.look()
     here.watcher.look()
@@ -263,7 +270,7 @@ def test_a_link_that_is_turned_is_a_bundle_replaced_at_once(tmp_path: Path) -> N
     link = tmp_path / "current"
     link.symlink_to(first)
     here = Watched(link)
-    here.watcher.served = {first: here._open(first)}
+    here.begin(first)
     link.unlink()
     link.symlink_to(second)
     assert not here.watcher.look()
@@ -411,3 +418,67 @@ def test_nothing_is_followed_where_it_is_turned_off(tiny_bundle: Path) -> None:
         await api.stop()
 
     asyncio.run(scenario())
+
+
+# ------------------------------------------------------------------------------------------------- signatures
+
+
+def test_only_signed_bundles_are_hot_loaded_where_keys_are_given(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    alice, _, public = make_key("alice", tmp_path / "keys")
+    mallory = make_key("mallory", tmp_path / "keys")[0]
+    place = tmp_path / "bundles"
+    one, two = version(tmp_path / "v1", 1), version(tmp_path / "v2", 2, seed=1)
+    sign(one, alice)
+    shutil.copytree(one, place / "hot")
+    here = Watched(place, trust=public)
+    here.begin(place / "hot")
+    first, second = read_bundle(one).digest, read_bundle(two).digest
+
+    def look_twice() -> None:
+        here.watcher.look()
+        here.watcher.look()
+
+    put(two, place / "hot")
+    look_twice()
+    assert "bundle.unsigned" in caplog.records[-1].getMessage()
+    sign(place / "hot", mallory)
+    look_twice()
+    assert "bundle.untrusted" in caplog.records[-1].getMessage()
+    assert here.digests == [first]
+    assert here.opened == [place / "hot"]  # nothing unsigned gets as far as a session
+    sign(place / "hot", alice)
+    look_twice()
+    assert here.digests == [second]
+    assert not here.watcher.refused
+
+
+def test_a_key_that_is_no_longer_trusted_takes_its_bundles_with_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    alice, bob = make_key("alice", tmp_path / "keys")[0], make_key("bob", tmp_path / "keys")[0]
+    lines = [(tmp_path / "keys" / f"{name}.pub").read_text() for name in ("alice", "bob")]
+    trust = tmp_path / "trusted.keys"
+    trust.write_text("".join(lines))
+    place = tmp_path / "bundles"
+    for key, day in ((alice, 1), (bob, 2)):
+        sign(version(place / key.name, day, seed=day), key)
+    here = Watched(place, trust=trust)
+    here.begin(place / "alice", place / "bob")
+    hers, his = here.digests
+
+    def look_twice() -> list[str]:
+        here.watcher.look()
+        here.watcher.look()
+        return here.digests
+
+    trust.write_text("no key\n")  # while it is being written, say: nothing changes
+    assert look_twice() == [hers, his]
+    trust.write_text(lines[1])
+    assert look_twice() == [his]
+    assert here.watcher.refused == {place / "alice"}
+    trust.write_text("".join(lines))
+    assert look_twice() == [hers, his]
+    assert not here.watcher.refused
+    assert "Traceback" not in caplog.text
