@@ -304,6 +304,8 @@ class Engine:
         self._pending = 0
         self._draining = False
         self._closed = False
+        self._asleep = 0  # threads that wait for work …
+        self._called = False  # … and whether one of them was told that there is some
         self._threads = [
             threading.Thread(target=self._loop, name=f"augmint-engine-{i}", daemon=True) for i in range(threads)
         ]
@@ -362,7 +364,7 @@ class Engine:
                 self._pending += total
                 self._enqueue(ticket)
                 if wake:
-                    self._work.notify()
+                    self._call_thread()
         if refusal is not None:
             self.observer.refused(reason, total)
             raise refusal
@@ -370,8 +372,11 @@ class Engine:
 
     def wake(self) -> None:
         """Let a thread look at what was submitted with `wake=False`."""
-        with self._lock:
-            self._work.notify()
+        # Read without the lock, which costs most while the threads are busy: a thread that is awake or has been called
+        # looks for work under the lock before it sleeps, and what was submitted before this call is there by then.
+        if self._asleep and not self._called:
+            with self._lock:
+                self._call_thread()
 
     def cancel(self, ticket: Ticket, error: AugmintError | None = None, *, reason: Reason = "cancelled") -> None:
         """Give a ticket up: rows not yet taken are never made. A ticket that is done stays as it is."""
@@ -419,6 +424,12 @@ class Engine:
 
     # ------------------------------------------------------------------------------------------ under the lock
 
+    def _call_thread(self) -> None:
+        """Wake one thread, if one sleeps and none is on its way: it calls the next one if it leaves work behind."""
+        if self._asleep and not self._called:
+            self._called = True
+            self._work.notify()
+
     def _enqueue(self, ticket: Ticket) -> None:
         ticket.lane.queue.append(ticket)
         if not ticket.lane.active:
@@ -461,7 +472,10 @@ class Engine:
             while not self._lanes:
                 if self._closed:
                     return None
+                self._asleep += 1
                 self._work.wait()
+                self._asleep -= 1
+                self._called = False
             lane = self._lanes.popleft()
             parts, late = self._fill(lane)
             if lane.queue:
@@ -469,7 +483,7 @@ class Engine:
             else:
                 lane.active = False
             if self._lanes:
-                self._work.notify()  # another thread may go on with this lane, or the next one, meanwhile
+                self._call_thread()  # another thread may go on with this lane, or the next one, meanwhile
             if parts or late:
                 return lane, parts, late
 
@@ -478,7 +492,10 @@ class Engine:
         late: list[Ticket] = []
         room, now = lane.batch, time.monotonic()
         # One turn for each: a batch that holds a small request is not filled up with rows of large ones, for which it
-        # would have to wait.
+        # would have to wait. Where all are large they share the batch.
+        share = max(QUANTUM, lane.batch // max(len(lane.queue), 1))
+        if any(ticket.untaken <= QUANTUM for ticket in lane.queue):
+            share = QUANTUM
         for _ in range(len(lane.queue)):
             if not room:
                 break
@@ -488,8 +505,7 @@ class Engine:
             if ticket.deadline is not None and now >= ticket.deadline:
                 late.append(ticket)
                 continue
-            alone = not self.batching or (not parts and not lane.queue)
-            part = ticket._take(room if alone else min(room, QUANTUM))
+            part = ticket._take(min(room, share) if self.batching else room)
             room -= part.rows
             parts.append(part)
             if ticket.untaken:
