@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # A second demo does not touch what the first one made.
 DEMO_OUT ?= $(shell n=1; d=demo-out; while [ -e "$$d" ]; do n=$$((n + 1)); d=demo-out-$$n; done; echo "$$d")
 
-.PHONY: help setup demo test test-all check static lint format docs bench-batching bench-families bench-features bench-kill-resume bench-serving bench-streaming bench-utility chaos build clean
+.PHONY: help setup demo test test-all check static audit lint format docs bench-batching bench-families bench-features bench-kill-resume bench-serving bench-streaming bench-utility chaos build clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -38,6 +38,10 @@ static: setup ## lint, types and import arrows alone
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+audit: setup ## are all pins there, and is one known to be vulnerable? (needs the network; exit code 3: not looked up)
+	@test -x .venv-audit/bin/pip-audit || { "$(PYTHON)" -m venv .venv-audit && .venv-audit/bin/python -m pip install --quiet pip-audit==2.10.1; } || echo "pip-audit cannot be installed." >&2
+	$(BIN)/python deploy/audit.py .venv-audit/bin/pip-audit
 
 format: setup ## put the code into its one format
 	$(BIN)/ruff check --fix-only --quiet .
