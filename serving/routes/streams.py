@@ -74,7 +74,8 @@ _STREAM: Final = openapi.operation(
         "The rows are those of /v1/generate, in the same order, made as the reader takes them. The last bytes are an "
         "end mark: how many images there were, and the sha256 of all bytes before it; a stream without it was cut. A "
         "reader that takes nothing for the service's time limit is cut off. To go on after a cut, ask for the same "
-        "seed with `start`: the answer is a whole file of the rows from there."
+        "seed with `start`: the answer is a whole file of the rows from there. X-Request-Timeout-Ms holds for each "
+        "part that is made, as the service's limit does."
     ),
     body=openapi.body("StreamBody"),
     found="The images; the end mark says whether all of them.",

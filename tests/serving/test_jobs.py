@@ -254,6 +254,33 @@ def test_a_full_disk_fails_the_job_and_nothing_else(run: Callable[..., None], tm
     run(scenario, jobs=tmp_path)
 
 
+def test_a_job_waits_for_its_owners_rate_and_lets_others_pass(run: Callable[..., None], tmp_path: Path) -> None:
+    async def scenario(service: Harness) -> None:
+        service.gate.set()
+        path = await add(service, {**JOB, "counts": {"cat": 80}}, client="1.2.3.4")
+        assert (await ended(service, path))["state"] == "done"
+        waits = await add(service, {**JOB, "counts": {"cat": 80}}, client="1.2.3.4")
+        other = await add(service, {**JOB, "counts": {"cat": 80}}, client="5.6.7.8")
+        async with asyncio.timeout(10):
+            while (await job_of(service, other, client="5.6.7.8")).json()["state"] != "done":
+                await asyncio.sleep(0.02)
+        assert (await job_of(service, waits)).json()["done"] == 0
+
+    run(scenario, jobs=tmp_path, max_images=100, rate_images=0.01, timeout_s=0.5)
+
+
+def test_a_job_whose_bundle_is_gone_says_so(run: Callable[..., None], tmp_path: Path) -> None:
+    async def scenario(service: Harness) -> None:
+        store = service.api.context.jobs[0]  # type: ignore[index]
+        wish = {**JOB, "bundle": "0" * 64, "seed": "5"}
+        job = store.add("1.2.3.4", None, wish, 100, 0)
+        found = await ended(service, f"/v1/jobs/{job.id}")
+        assert found["state"] == "failed"
+        assert "there is no bundle" in found["error"]
+
+    run(scenario, jobs=tmp_path)
+
+
 def test_a_job_that_cannot_be_made_says_so(run: Callable[..., None], tmp_path: Path) -> None:
     async def scenario(service: Harness) -> None:
         service.gate.set()
@@ -302,6 +329,20 @@ def test_a_job_has_one_worker_at_a_time_and_the_next_goes_on(tmp_path: Path) -> 
     assert job.result.read_bytes() == b"abcxyz"
     assert job.progress().state == "done"
     assert store.claim() is None
+
+
+def test_what_cannot_go_on_begins_again(tmp_path: Path) -> None:
+    store = store_of(tmp_path)
+    job = added(store)
+    with store.claim() as claim:  # type: ignore[union-attr]
+        claim.open(resumable=False)
+        claim.append(b"abc", 3)
+        claim._save()
+    with store.claim() as claim:  # type: ignore[union-attr]
+        assert claim.open(resumable=False).done == 0
+        claim.append(b"abcde", 10)
+        claim.finish(b"\1" * 32)
+    assert job.result.read_bytes() == b"abcde"
 
 
 def test_what_was_lost_with_the_machine_is_made_again(tmp_path: Path) -> None:

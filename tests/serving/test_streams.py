@@ -313,6 +313,21 @@ def test_a_slow_reader_holds_back_its_own_stream_alone(run: Callable[..., None])
     run(scenario, max_images=10)
 
 
+def test_a_stream_that_was_begun_may_end_while_the_service_shuts_down(run: Callable[..., None]) -> None:
+    async def scenario(service: Harness) -> None:
+        first = asyncio.create_task(ask(service, WISH))
+        await service.until(lambda: bool(service.calls))
+        service.api.begin_draining()
+        sent, body = await ask(service, WISH)
+        assert (sent[0]["status"], json.loads(body)["code"]) == (503, "draining")
+        service.gate.set()
+        sent, body = await first
+        assert whole(sent)
+        assert check_bytes(body, "npy") == 120
+
+    run(scenario, max_images=10)
+
+
 def test_a_reader_that_never_reads_is_given_up(run: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(service: Harness) -> None:
         service.gate.set()
