@@ -6,6 +6,7 @@ Knows ONNX bundles and the engine's lanes, nothing of HTTP.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +28,8 @@ from serving.engine import Edits, Lane, Render, power_buckets
 from serving.settings import Settings, find_bundles
 
 __all__ = ["Served", "check_bundle", "check_bundles", "device_of_worker", "open_bundle", "open_bundles", "threads_for"]
+
+log = logging.getLogger("augmint")
 
 # On a GPU a session call's fixed cost is large and its memory plentiful.
 GPU_BATCH: Final = 256
@@ -135,10 +138,8 @@ def open_bundle(path: Path, settings: Settings, worker: int | None = None) -> Se
         batch = settings.batch or preferred_batch(render)
         buckets: tuple[int, ...] = ()
     else:
-        batch = settings.batch or GPU_BATCH
-        buckets = power_buckets(batch)
-        for size in buckets:  # cuDNN plans at the first call of every size: not while a client waits
-            _render_some(render, size)
+        buckets = warm(render, settings.batch or GPU_BATCH, info.name)
+        batch = buckets[-1]
     golden = generator.manifest.golden
     names = info.class_names or ("",)
     labels = np.array([names.index(row.label) for row in golden], dtype=np.int64)
@@ -193,6 +194,22 @@ def _call_seconds(render: Render, size: int, clock: Callable[[], float] = time.p
         _render_some(render, size)
         times.append(clock() - begun)
     return min(times)
+
+
+def warm(render: Render, batch: int, name: str) -> tuple[int, ...]:
+    """The buckets up to `batch` that fit into memory, each run once: cuDNN plans at the first call of every size, which
+    must not be while a client waits."""
+    fit: list[int] = []
+    for size in power_buckets(batch):
+        try:
+            _render_some(render, size)
+        except Exception as error:  # what ONNX Runtime raises for want of memory has no class of its own
+            if not fit:
+                raise
+            log.warning("%s cannot make %d images at once (%s): batches of up to %d", name, size, error, fit[-1])
+            break
+        fit.append(size)
+    return tuple(fit)
 
 
 def preferred_batch(render: Render) -> int:

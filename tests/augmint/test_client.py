@@ -10,6 +10,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -701,6 +702,57 @@ def test_a_bundle_replaced_between_requests_is_taken_as_it_is(generator: Generat
     same(client.generate({"cat": 2}, seed=5), generator.generate({"cat": 2}, seed=5))
     service.generators["tiny"] = other
     same(client.generate({"new": 2}, seed=5), other.generate({"new": 2}, seed=5))  # unknown to what it remembered
+
+
+def test_a_newer_version_does_not_disturb_what_has_begun(connect: Any, generator: Generator, tmp_path: Path) -> None:
+    other = Generator(write_tiny_bundle(tmp_path / "tiny", seed=8), device="cpu")
+    service = FakeService(generator, limit=4)
+
+    def newer(response: httpx2.Response) -> httpx2.Response:
+        service.generators = {"tiny": other, "old": generator}
+        return response
+
+    service.faults = [newer]
+    same(connect(service).generate({"cat": 10}, seed=5), generator.generate({"cat": 10}, seed=5))
+    assert [document["bundle"] for document in service.asked] == ["tiny", generator.digest, generator.digest]
+
+
+def test_a_bundle_removed_on_the_way_is_said_so(connect: Any, generator: Generator) -> None:
+    service = FakeService(generator, limit=4)
+    service.faults = [None, problem(404, "unknown-bundle", bundles=[])]
+    with pytest.raises(TransportError, match="replaced or removed") as error:
+        connect(service).generate({"cat": 10}, seed=5)
+    assert error.value.code == "service.bundle-changed"
+
+
+def test_a_worker_that_is_behind_is_asked_again(connect: Any, generator: Generator, tmp_path: Path) -> None:
+    other = Generator(write_tiny_bundle(tmp_path / "tiny", seed=8), device="cpu")
+    service = FakeService(generator)
+    client = connect(service)
+    client.info()
+    behind = [service.catalogue()] * 3
+    service.generators["tiny"] = other
+    ahead = service.catalogue
+    service.catalogue = lambda: behind.pop() if behind else ahead()  # type: ignore[method-assign]
+    same(client.generate({"cat": 2}, seed=5), other.generate({"cat": 2}, seed=5))
+    assert not behind
+
+
+def test_versions_are_told_apart_by_their_address(generator: Generator, tmp_path: Path) -> None:
+    other = Generator(write_tiny_bundle(tmp_path / "tiny", seed=8), device="cpu")
+    service = FakeService()
+    newest, older = (asdict(g.info()) | {"latest": g is other} for g in (other, generator))
+    service.catalogue = lambda: {"bundles": [older, newest]}  # type: ignore[method-assign]
+    for address, meant in (
+        (None, other),
+        ("tiny", other),
+        ("tiny@latest", other),
+        (f"tiny@{generator.digest[:8]}", generator),
+        (generator.digest, generator),
+    ):
+        assert Client(URL, bundle=address, transport=service.transport).info().digest == meant.digest, address
+    with pytest.raises(UnknownBundleError, match="it has tiny"):
+        Client(URL, bundle=f"tiny@{generator.digest[:7]}", transport=service.transport).info()
 
 
 def test_replicas_that_differ_are_noticed(connect: Any, generator: Generator, tmp_path: Path) -> None:

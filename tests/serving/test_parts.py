@@ -19,7 +19,7 @@ from augmint.bundle import read_bundle
 from augmint.errors import AugmintError, BundleError, RequestError, UsageError
 from serving import accept, openapi, problems
 from serving.api import Api
-from serving.bundles import check_bundles, device_of_worker, open_bundles, preferred_batch
+from serving.bundles import check_bundles, device_of_worker, open_bundles, preferred_batch, warm
 from serving.codecs import FORMATS
 from serving.metrics import Metrics
 from serving.schema import GenerateBody, parse_body
@@ -93,6 +93,23 @@ def test_devices_of_workers() -> None:
     assert device_of_worker(Settings(device="cuda"), 1, {"CUDA_VISIBLE_DEVICES": "0,1"}) == "cuda"
     assert device_of_worker(Settings(device="auto", workers=4), 3, {}) == "auto"
     assert device_of_worker(Settings(device="cuda:3", workers=4), 1, {}) == "cuda:3"
+
+
+def test_only_buckets_that_fit_into_memory_are_kept(caplog: pytest.LogCaptureFixture) -> None:
+    def render(most: int) -> Any:
+        def made(labels: Any, *rest: Any) -> Any:
+            if len(labels) > most:
+                raise RuntimeError("Failed to allocate memory")
+            return np.zeros((len(labels), 1, 1, 1), dtype=np.uint8)
+
+        return made
+
+    assert warm(render(100), 100, "a") == (1, 2, 4, 8, 16, 32, 64, 100)
+    assert not caplog.records
+    assert warm(render(20), 100, "a") == (1, 2, 4, 8, 16)
+    assert "a cannot make 32 images at once" in caplog.text
+    with pytest.raises(RuntimeError):
+        warm(render(0), 100, "a")
 
 
 def test_the_preferred_batch_follows_the_cost() -> None:

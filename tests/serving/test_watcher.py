@@ -102,13 +102,18 @@ def test_bundles_come_change_and_go_under_load(tmp_path: Path) -> None:
     versions = [version(tmp_path / f"v{i}", day=i + 1, seed=i) for i in range(4)]
     digests = [read_bundle(path).digest for path in versions]
     place = tmp_path / "bundles"
-    shutil.copytree(versions[0], place / "hot")
-    write_tiny_bundle(place / "anchor")  # always there
-    damaged = tmp_path / "damaged"
-    shutil.copytree(versions[3], damaged)
+    anchor = write_tiny_bundle(place / "anchor")  # always there
+    damaged = Path(shutil.copytree(versions[3], tmp_path / "damaged"))
     (damaged / "golden.npy").write_bytes(b"no images")
+    unsigned = write_tiny_bundle(tmp_path / "unsigned", seed=9)
+    alice, _, public = make_key("alice", tmp_path / "keys")
+    for path in (anchor, *versions):
+        sign(path, alice)
+    shutil.copytree(versions[0], place / "hot")
 
-    with bentoml_serve(tmp_path / "home", AUGMINT_BUNDLES=str(place), AUGMINT_POLL_S="0.15") as service:
+    with bentoml_serve(
+        tmp_path / "home", AUGMINT_BUNDLES=str(place), AUGMINT_POLL_S="0.15", AUGMINT_TRUST=str(public)
+    ) as service:
         service.wait_until_ready()
 
         def newest() -> str:
@@ -120,14 +125,15 @@ def test_bundles_come_change_and_go_under_load(tmp_path: Path) -> None:
                 put(versions[number], place / "hot")
                 until(lambda number=number: newest() == digests[number])  # type: ignore[misc]
             shutil.copytree(damaged, place / "bad")
-            until(lambda: "bad/golden.npy" in service.log.read_text())
+            shutil.copytree(unsigned, place / "unsigned")
+            until(lambda: service.log.read_text().count("refused: ") == 2)
             put(versions[2], place / "beside")  # an older one: the name goes on meaning the newest
             until(lambda: service.ask("GET", f"/v1/bundles/tiny@{digests[2][:8]}").status == 200)
             assert newest() == digests[3]
             listed = [b for b in service.ask("GET", "/v1/bundles").json()["bundles"] if b["name"] == "tiny"]
             assert [(b["digest"], b["latest"]) for b in listed] == [(digests[3], True), (digests[2], False)]
             metrics = service.ask("GET", "/metrics").body.decode()
-            assert "augmint_bundles_refused 1.0" in metrics
+            assert "augmint_bundles_refused 2.0" in metrics
             with Client(f"http://127.0.0.1:{service.port}", bundle="tiny") as client:
                 assert client.generate({"cat": 2}, seed=1).bundle == digests[3]
             address = f"tiny@{digests[2][:12]}"
@@ -153,7 +159,9 @@ def test_bundles_come_change_and_go_under_load(tmp_path: Path) -> None:
     assert set(seen) == set(digests)
     assert {status for status, *_ in load.answers[-4:]} == {404}
     assert {status for status, *_ in calm.answers} == {200}
-    assert log.count("refused: ") == 1
+    assert log.count("refused: ") == 2
+    assert "/bad/golden.npy has " in log
+    assert "/unsigned is not signed" in log
     assert "Traceback" not in log
 
 
