@@ -88,7 +88,8 @@ def free_port() -> int:
 class Service:
     """A process and all its children, that answers at `port`."""
 
-    def __init__(self, name: str, process: psutil.Process, port: int) -> None:
+    def __init__(self, name: str, process: psutil.Process, port: int, log: Path) -> None:
+        self.log = log
         self.name = name
         self.process = process
         self.port = port
@@ -101,6 +102,11 @@ class Service:
 
     def processes(self) -> list[psutil.Process]:
         return [self.process, *self.process.children(recursive=True)]
+
+    def last_words(self) -> str:
+        """The end of its log without what went well: for whoever is told that it failed."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join([line for line in lines if " 200 " not in line][-10:])
 
     def pause(self) -> None:
         """Let it take no CPU time at all until `resume`: some services are busy while nobody asks them."""
@@ -165,14 +171,14 @@ def running(
         process = subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, **(environment or {})}, stdout=output, stderr=output
         )
-    service = Service(name, psutil.Process(process.pid), port)
+    service = Service(name, psutil.Process(process.pid), port, log)
     try:
         while True:
             with contextlib.suppress(OSError), urllib.request.urlopen(service.url + ready, timeout=2) as answer:
                 if answer.status == 200:
                     break
             if process.poll() is not None or time.monotonic() - begun > _READY_S:
-                raise RuntimeError(f"{name} did not start:\n{log.read_text(errors='replace')[-2000:]}")
+                raise RuntimeError(f"{name} did not start:\n{service.last_words()}")
             time.sleep(0.02)
         service.seconds_to_ready = time.monotonic() - begun
         yield service
@@ -228,7 +234,7 @@ def wrk(service: Service, ask: Ask, connections: int, seconds: float, scratch: P
     ).stdout
     cpu = service.cpu_seconds() - before
     if "Non-2xx" in output or "Socket errors" in output:
-        raise RuntimeError(f"{service.name} refused requests:\n{output}")
+        raise RuntimeError(f"{service.name} refused requests:\n{service.last_words()}\n{output}")
     images = int(_found(r"(\d+) requests in", output)[0]) * ask.images
     return Figures(
         images=float(_found(r"Requests/sec:\s+([\d.]+)", output)[0]) * ask.images,
@@ -307,7 +313,8 @@ def send(service: Service, asks: Iterable[Ask], connections: int) -> Figures:
                 if not client.receive():
                     continue
                 if client.status != 200:
-                    raise RuntimeError(f"{service.name} answered {client.status}: {bytes(client.body[:500])!r}")
+                    answer = f"{service.name} answered {client.status}: {bytes(client.body[:500])!r}"
+                    raise RuntimeError(f"{answer}\n{service.last_words()}")
                 latencies.setdefault(client.ask.images, []).append(time.perf_counter() - client.begun)
                 if not next_for(client):
                     selector.unregister(client.socket)
