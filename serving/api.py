@@ -95,7 +95,9 @@ class Api:
         for route in self.context.routes:
             (patterns if "{" in route.path else self._fixed).setdefault(route.path, {})[route.method] = route
         self._patterns: list[tuple[re.Pattern[str], dict[str, Route]]] = [
-            (compile_path(path)[0], methods) for path, methods in patterns.items()
+            # A label is any text, such as n/a.
+            (compile_path(path.replace("{label}", "{label:path}"))[0], methods)
+            for path, methods in patterns.items()
         ]
 
     # ------------------------------------------------------------------------------------------ its life

@@ -238,7 +238,7 @@ class Route:
 
     Attributes:
         method: of HTTP; GET includes HEAD.
-        path: with {parts} that match up to the next slash.
+        path: with {parts} that match up to the next slash; a {label} may have some itself.
         handler: see `Handler`.
         operation: its OpenAPI operation object.
         scope: what a token must allow; None: nothing is given away there.

@@ -20,10 +20,10 @@ from serving.codecs import CODEC_VERSION, FORMATS, ONE_IMAGE, Format, encode, en
 from serving.exchange import Answer, Exchange, Headers, matches, repr_digest
 from serving.maker import Maker
 
-__all__ = ["about", "etag", "known", "made", "samples_of"]
+__all__ = ["INLINE_BYTES", "about", "etag", "known", "made", "samples_of"]
 
 # Images up to this size are encoded where they stand: handing them to a thread would cost more.
-_INLINE_BYTES: Final = 32_768
+INLINE_BYTES: Final = 32_768
 _INLINE_BYTES_ENCODED: Final = 16_384
 _VERSIONS: Final = (__version__, np.__version__, isal.__version__, features.version("webp"))
 
@@ -92,7 +92,7 @@ async def made(
         images = await maker.images(served, request, exchange)
         size = images.nbytes
     begun = time.monotonic()
-    if size <= (_INLINE_BYTES if form in ("npy", "npz") else _INLINE_BYTES_ENCODED):
+    if size <= (INLINE_BYTES if form in ("npy", "npz") else _INLINE_BYTES_ENCODED):
         body, digest = _encode(served, request, images, form)
     else:
         body, digest = await maker.aside(lambda: _encode(served, request, images, form))

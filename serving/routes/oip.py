@@ -16,12 +16,11 @@ from serving import oip, openapi
 from serving.bundles import Served
 from serving.context import Context
 from serving.exchange import JSON, OCTETS, Answer, Exchange, Handler, Headers, Route, repr_digest, to_json
+from serving.replies import INLINE_BYTES
 
 __all__ = ["OpenInference"]
 
 _LENGTH: Final = openapi.JSON_LENGTH.lower().encode()
-# Bodies up to this size are read and written where they stand: handing them to a thread would cost more.
-_INLINE_BYTES: Final = 32_768
 _FRESH: Final = (b"cache-control", b"no-store")
 
 
@@ -78,7 +77,7 @@ class OpenInference:
         data, header = await self._body(exchange, served)
         inference = (
             oip.parse(data, header, info, most)
-            if len(data) <= _INLINE_BYTES
+            if len(data) <= INLINE_BYTES
             else await maker.aside(lambda: oip.parse(data, header, info, most))
         )
         if inference.timeout_s is not None:
@@ -91,7 +90,7 @@ class OpenInference:
             return body, length, repr_digest(body)
 
         begun = time.monotonic()
-        small = inference.binary and images.nbytes <= _INLINE_BYTES
+        small = inference.binary and images.nbytes <= INLINE_BYTES
         body, length, digest = encode() if small else await maker.aside(encode)
         if exchange.trace is not None:
             form = "json" if length is None else "binary"

@@ -6,6 +6,7 @@ import io
 import shutil
 import tarfile
 from collections import Counter
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -21,8 +22,11 @@ from augmint.images import read_marks
 from augmint.samples import MAX_SEED
 from serving.shards import Cycle, shard_request
 from tests.serving.conftest import Service
-from tests.serving.test_service import plain as plain  # the fixtures
+from tests.serving.test_api import Harness
+from tests.serving.test_api import run as run  # the fixtures
+from tests.serving.test_service import plain as plain
 from tests.serving.test_service import tiny as tiny
+from tests.tinybundle import write_tiny_bundle
 
 
 def array(png: bytes) -> np.ndarray:
@@ -70,6 +74,23 @@ def test_by_digest_it_is_cacheable_for_ever(service: Service, tiny: Generator) -
 def test_an_unconditional_bundle_has_no_label_in_its_addresses(service: Service, plain: Generator) -> None:
     reply = service.ask("GET", "/v1/bundles/plain/images/5/9.png")
     assert np.array_equal(array(reply.body), plain.generate(1, seed=5, offset=9).images[0])
+
+
+def test_a_label_with_slashes_has_addresses_too(run: Callable[..., None], tmp_path: Path) -> None:
+    labels = ("n/a", "a/1/2.png", "/", "cat")
+    path = write_tiny_bundle(tmp_path / "odd", class_names=labels)
+    local = Generator(path, device="cpu", threads=1)
+
+    async def scenario(service: Harness) -> None:
+        service.gate.set()
+        for label in labels:
+            # As a server hands it over: decoded.
+            reply = await service.ask(method="GET", path=f"/v1/bundles/odd/images/{label}/7/3.png")
+            assert reply is not None
+            assert reply.status == 200, reply.body
+            assert np.array_equal(array(reply.body), local.generate({label: 1}, seed=7, offset=3).images[0])
+
+    run(scenario, bundles=(path,))
 
 
 @pytest.mark.parametrize(
