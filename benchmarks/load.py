@@ -169,7 +169,13 @@ def running(
     begun = time.monotonic()
     with open(log, "wb") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, **(environment or {})}, stdout=output, stderr=output
+            command,
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+            stdout=output,
+            stderr=output,
+            # A stopped process is sent SIGHUP when the shell that it hangs on ends: it must hang on none.
+            start_new_session=True,
         )
     service = Service(name, psutil.Process(process.pid), port, log)
     try:

@@ -30,6 +30,7 @@ import itertools
 import json
 import random
 import re
+import signal
 import statistics
 import sys
 import tempfile
@@ -376,6 +377,8 @@ def main() -> int:
     if arguments.setup:
         setup()
         return 0
+    # Services are stopped while others are measured: whoever ends this program must not leave them so.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     require_wrk()
     if OURS not in arguments.services:
         parser.error(f"--services must name {OURS}: the others are compared with it.")
