@@ -44,7 +44,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from augmint import Client, Generator  # noqa: E402
-from benchmarks.batching import write_bundle_of  # noqa: E402
+from benchmarks.random_bundles import write_random_bundle  # noqa: E402
 from serving.protocol import HEAD_SECONDS  # noqa: E402
 from tests.serving.conftest import Service, bentoml_serve  # noqa: E402
 from tests.tinybundle import write_tiny_bundle  # noqa: E402
@@ -305,7 +305,8 @@ def fuzz(report: Report, scratch: Path, options: Options) -> None:
         write_tiny_bundle(scratch / "tiny", judged=True),
         write_tiny_bundle(scratch / "plain", class_names=(), shape=(8, 10, 3), seed=1),
     ]
-    with service_of(scratch, *bundles, AUGMINT_MAX_IMAGES="300", AUGMINT_MAX_BODY="4096") as (service, url):
+    limits = {"AUGMINT_MAX_IMAGES": "300", "AUGMINT_MAX_BODY": "4096"}
+    with service_of(scratch, *bundles, AUGMINT_JOBS=str(scratch / "jobs"), **limits) as (service, url):
         command = [sys.executable, str(ROOT / "benchmarks" / "fuzz_api.py"), url, "--cases", str(options.cases)]
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         print(result.stdout + result.stderr)
@@ -318,14 +319,23 @@ def fuzz(report: Report, scratch: Path, options: Options) -> None:
 
 
 def overload(report: Report, scratch: Path, options: Options) -> None:
-    """Ten times what the service can make, at random moments."""
-    bundle = write_bundle_of("gan32", scratch / "gan32")
+    """Ten times what the service can make, at random moments: requests that take about 0.3 s, as it comes."""
+    _overload(report, scratch, options, seconds=0.3)
+
+
+def overload_small(report: Report, scratch: Path, options: Options) -> None:
+    """The same with requests that take about 0.06 s, for which AUGMINT_QUEUE_S is set to half as much."""
+    _overload(report, scratch, options, seconds=0.06, AUGMINT_QUEUE_S="0.03")
+
+
+def _overload(report: Report, scratch: Path, options: Options, seconds: float, **variables: str) -> None:
+    bundle = write_random_bundle("gan32", scratch / "gan32")
     generator = Generator(bundle, device="cpu", threads=1)
-    with service_of(scratch, bundle, AUGMINT_ACCESS_LOG="off") as (service, url):
+    with service_of(scratch, bundle, AUGMINT_ACCESS_LOG="off", **variables) as (service, url):
         process = worker_of(service)
         first = bulk(generator, "gan32", 64, 4)
         pace = asyncio.run(closed_loop(url, first, 1, for_seconds(2))).percentile(200, 50) / 64
-        count = max(1, min(5000, int(0.25 / pace)))
+        count = max(1, min(5000, int(seconds / pace)))
         asks = bulk(generator, "gan32", count, 12)
 
         idle = asyncio.run(closed_loop(url, asks, 1, for_seconds(max(5.0, min(30.0, options.seconds / 2)))))
@@ -334,8 +344,8 @@ def overload(report: Report, scratch: Path, options: Options) -> None:
             f"idle: one request of {count} images after another",
             f"p50 {ms(idle_p50)}, p99 {ms(idle_p99)}, n {idle.delivered}",
         )
-        seconds = max(5.0, options.seconds / 6)
-        capacity = asyncio.run(closed_loop(url, asks, 2, for_seconds(seconds))).delivered / seconds
+        for_capacity = max(5.0, options.seconds / 6)
+        capacity = asyncio.run(closed_loop(url, asks, 2, for_seconds(for_capacity))).delivered / for_capacity
         before = memory(process)
         report.see("capacity, two clients", f"{capacity:.1f} requests/s")
 
@@ -424,7 +434,7 @@ def kill_worker(report: Report, scratch: Path, options: Options) -> None:
 
 def terminate(report: Report, scratch: Path, options: Options) -> None:
     """SIGTERM under load: not ready first, what was admitted is finished."""
-    bundle = write_bundle_of("dcgan28", scratch / "dcgan28")
+    bundle = write_random_bundle("dcgan28", scratch / "dcgan28")
     generator = Generator(bundle, device="cpu", threads=1)
     with service_of(scratch, bundle, AUGMINT_DRAIN_S="1", AUGMINT_QUEUE_S="30") as (service, url):
         asks = bulk(generator, "dcgan28", 300, 8)
@@ -481,7 +491,7 @@ def terminate(report: Report, scratch: Path, options: Options) -> None:
 
 def clients_gone(report: Report, scratch: Path, options: Options) -> None:
     """Clients that ask for much and go, some at once and some in the middle of the answer."""
-    bundle = write_bundle_of("gan32", scratch / "gan32")
+    bundle = write_random_bundle("gan32", scratch / "gan32")
     generator = Generator(bundle, device="cpu", threads=1)
     with service_of(scratch, bundle, AUGMINT_QUEUE_S="600", AUGMINT_QUEUE_IMAGES="1000000") as (service, url):
         asks = bulk(generator, "gan32", 16, 4)
@@ -515,7 +525,7 @@ def clients_gone(report: Report, scratch: Path, options: Options) -> None:
 
 def slow_clients(report: Report, scratch: Path, options: Options) -> None:
     """Slow-loris, half-open connections, answers that nobody reads; with a deadline of 8 s."""
-    bundle = write_bundle_of("gan32", scratch / "gan32")
+    bundle = write_random_bundle("gan32", scratch / "gan32")
     generator = Generator(bundle, device="cpu", threads=1)
     limit = 8.0
     with service_of(scratch, bundle, AUGMINT_TIMEOUT_S=str(limit), AUGMINT_QUEUE_S="60") as (service, url):
@@ -649,7 +659,7 @@ int gettimeofday(struct timeval *restrict to, void *restrict zone) {
 
 def out_of_memory(report: Report, scratch: Path, options: Options) -> None:
     """Batches of up to 16,384 images, and a process that is not given the memory for them."""
-    bundle = write_bundle_of("dcgan28", scratch / "dcgan28")
+    bundle = write_random_bundle("dcgan28", scratch / "dcgan28")
     generator = Generator(bundle, device="cpu", threads=1)
     variables = {"AUGMINT_BATCH": "16384", "AUGMINT_THREADS": "2", "AUGMINT_MAX_IMAGES": "20000"}
     with service_of(scratch, bundle, AUGMINT_QUEUE_S="600", **variables) as (service, url):
@@ -684,9 +694,113 @@ def out_of_memory(report: Report, scratch: Path, options: Options) -> None:
         judge_bytes(report, after)
 
 
+def full_disk(report: Report, scratch: Path, options: Options) -> None:
+    """Jobs on a disk of 4 MB that is too small for them."""
+    bundle = write_random_bundle("gan32", scratch / "gan32")
+    generator = Generator(bundle, device="cpu", threads=1)
+    folder = scratch / "jobs"
+    folder.mkdir()
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=4m", "augmint-chaos", str(folder)]
+    if subprocess.run(mounting, capture_output=True).returncode:
+        report.see("not done", "a small disk cannot be mounted here: this needs root")
+        return
+    try:
+        with service_of(scratch, bundle, AUGMINT_JOBS=str(folder)) as (service, url):
+            asks, ended = bulk(generator, "gan32", 16, 4), threading.Event()
+            with ThreadPoolExecutor(1) as pool:
+                load = pool.submit(asyncio.run, closed_loop(url, asks, 1, ended.is_set))
+                large = _job(service, {"counts": 4000, "seed": 1, "format": "npy"})
+                said = f"{large['state']}: {large['error']}"
+                report.see("a job of 12 MB", said, large["state"] == "failed" and bool(large["error"]))
+                left = psutil.disk_usage(str(folder)).used / 1e6
+                report.see("left on the disk of it", f"{left:.2f} MB", left < 0.5)
+                small = _job(service, {"counts": 300, "seed": 2, "format": "npy"})
+                result = service.ask("GET", f"/v1/jobs/{small['id']}/result").body
+                images = generator.generate(300, seed=2).images
+                right = result.startswith(b"\x93NUMPY") and images.tobytes() in result
+                report.see("a job of 1 MB afterwards: done, with the right bytes", f"{small['state']}, {right}", right)
+                ended.set()
+                tally = load.result()
+            only = set(tally.statuses) <= {200, 503} and not tally.cut and not tally.hung
+            report.see("others meanwhile", str(tally), only)
+            judge_bytes(report, tally)
+            no_traceback(report, service)
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def _job(service: Service, wish: dict[str, Any]) -> dict[str, Any]:
+    """A job, once it is done or failed."""
+    reply = service.ask("POST", "/v1/jobs", wish)
+    place, end = reply.headers.get("location"), time.monotonic() + HANGS_S
+    if place is None:  # refused at once
+        return {"state": "failed", "error": reply.json().get("detail", "")}
+    while time.monotonic() < end:
+        found: dict[str, Any] = service.ask("GET", place).json()
+        if found["state"] in ("done", "failed"):
+            return found
+        time.sleep(0.05)
+    return {"state": "hangs", "error": ""}
+
+
+def corrupt_bundles(report: Report, scratch: Path, options: Options) -> None:
+    """Damaged bundles dropped into the directory that is served, and over one that is served."""
+    home = scratch / "bundles"
+    bundle = write_tiny_bundle(home / "tiny")
+    other = write_tiny_bundle(home / "other", seed=3)
+    good = write_tiny_bundle(scratch / "late", seed=4)
+    generator = Generator(bundle, device="cpu", threads=1)
+    with service_of(scratch, home, AUGMINT_POLL_S="0.2") as (service, url):
+        asks, ended = mixture(generator, "tiny"), threading.Event()
+        asks += bulk(Generator(other, device="cpu", threads=1), "other", 5, 3, "cat")
+        with ThreadPoolExecutor(1) as pool:
+            load = pool.submit(asyncio.run, closed_loop(url, asks, 3, ended.is_set))
+            for name, file, damage in (
+                ("flipped", "generator.onnx", _flip),
+                ("cut", "generator.onnx", lambda data: data[: len(data) // 2]),
+                ("no-json", "manifest.json", lambda data: b"\x00" * len(data)),
+                ("empty", "manifest.json", lambda data: b""),
+            ):
+                _copy(good, home / name, file, damage)
+            _damage(other / "generator.onnx", _flip)
+            time.sleep(2)
+            served = [found["name"] for found in service.ask("GET", "/v1/bundles").json()["bundles"]]
+            report.see(
+                "four dropped in, one overwritten; still served", ", ".join(served), set(served) == {"tiny", "other"}
+            )
+            ready = service.ask("GET", "/readyz").status
+            report.see("ready", str(ready), ready == 200)
+            shutil.copytree(good, home / "late")
+            time.sleep(2)
+            names = [found["name"] for found in service.ask("GET", "/v1/bundles").json()["bundles"]]
+            report.see("a good one dropped in afterwards; served", ", ".join(names), "late" in names)
+            ended.set()
+            tally = load.result()
+        report.see("answers meanwhile", str(tally), set(tally.statuses) == {200} and not tally.cut and not tally.hung)
+        judge_bytes(report, tally)
+        text = service.log.read_text()
+        named = [name for name in ("flipped", "cut", "no-json", "empty", "other") if f"/{name}" in text]
+        report.see("named in the log", ", ".join(named), len(named) == 5)
+        no_traceback(report, service)
+
+
+def _flip(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :]
+
+
+def _damage(path: Path, damage: Callable[[bytes], bytes]) -> None:
+    path.write_bytes(damage(path.read_bytes()))
+
+
+def _copy(source: Path, to: Path, file: str, damage: Callable[[bytes], bytes]) -> None:
+    shutil.copytree(source, to)
+    _damage(to / file, damage)
+
+
 def deadlines(report: Report, scratch: Path, options: Options) -> None:
     """Clients that wait 100 ms, in a queue of seconds."""
-    bundle = write_bundle_of("gan32", scratch / "gan32")
+    bundle = write_random_bundle("gan32", scratch / "gan32")
     generator = Generator(bundle, device="cpu", threads=1)
     with service_of(scratch, bundle, AUGMINT_QUEUE_S="600", AUGMINT_QUEUE_IMAGES="1000000") as (service, url):
         asks, tally = bulk(generator, "gan32", 2000, 1), Tally()
@@ -773,10 +887,13 @@ def _send(port: int, request: dict[str, Any], buffer: int | None = None) -> sock
 SCENARIOS: Final[dict[str, Callable[[Report, Path, Options], None]]] = {
     "fuzz": fuzz,
     "overload": overload,
+    "overload-small": overload_small,
     "kill": kill_worker,
     "sigterm": terminate,
     "clients-gone": clients_gone,
     "slow-clients": slow_clients,
+    "full-disk": full_disk,
+    "corrupt-bundles": corrupt_bundles,
     "clock": clock,
     "out-of-memory": out_of_memory,
     "deadlines": deadlines,

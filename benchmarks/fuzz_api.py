@@ -35,6 +35,8 @@ CHECKS = [
 ]
 MOST_IMAGES = 20
 """Of a request that is meant to be answered: what is made is not the matter here."""
+_MILD = {"per_shard": "^[1-9]$", "X-Request-Timeout-Ms": "^[1-9][0-9]{4}$"}
+_PLAIN: dict[str, object] = {"quality": "none", "edit": {}}
 
 
 @dataclass
@@ -124,14 +126,14 @@ def informed(document: dict[str, Any], bundles: list[dict[str, Any]]) -> dict[st
     made = copy.deepcopy(document)
     names = [bundle["name"] for bundle in bundles] + [bundle["digest"] for bundle in bundles]
     labels = sorted({label for bundle in bundles for label in bundle["class_names"]})
-    known = {"bundle": names, "label": labels}
+    known = {"bundle": names, "label": labels, "model": names, "version": ["latest"]}
     for item in made["paths"].values():
         for operation in item.values():
             for parameter in operation.get("parameters", []):
                 if parameter["in"] == "path" and parameter["name"] in known:
                     parameter["schema"] = {"type": "string", "enum": known[parameter["name"]]}
-                elif parameter["name"] == "per_shard":
-                    parameter["schema"] = {"type": "string", "pattern": "^[1-9]$"}
+                elif parameter["name"] in _MILD:
+                    parameter["schema"] = {"type": "string", "pattern": _MILD[parameter["name"]]}
     number = {"type": "integer", "minimum": 0, "maximum": MOST_IMAGES // max(len(labels), 1)}
     some = {"type": "object", "properties": dict.fromkeys(labels, number), "additionalProperties": False}
     for schema in made["components"]["schemas"].values():
@@ -139,6 +141,7 @@ def informed(document: dict[str, Any], bundles: list[dict[str, Any]]) -> dict[st
         if "counts" in properties and schema.get("additionalProperties") is False:  # a request's
             properties["counts"] = {"anyOf": [{**some, "minProperties": 1}, number]}
             properties["bundle"] = {"type": "string", "enum": names}
+            properties |= {name: {"enum": [value]} for name, value in _PLAIN.items() if name in properties}
             schema["required"] = sorted({*schema.get("required", []), "bundle", "counts"})
     return made
 

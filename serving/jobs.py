@@ -350,7 +350,9 @@ class Claim:
         Raises:
             RemovedError: the job is gone.
         """
-        self.job.part.unlink(missing_ok=True)  # first: it may be what fills the disk
+        if self._file is not None:
+            self._file.truncate(0)  # first: it may be what fills the disk, and unlinked it does so until it is closed
+        self.job.part.unlink(missing_ok=True)
         self._end(Progress("failed", error=error, ended=time.time()))
 
     def _end(self, progress: Progress) -> None:

@@ -358,6 +358,19 @@ def test_what_was_lost_with_the_machine_is_made_again(tmp_path: Path) -> None:
         assert job.part.read_bytes() == b""
 
 
+def test_a_job_that_fails_gives_its_room_back_at_once(tmp_path: Path) -> None:
+    """Though its file is still open: or a full disk would have no room for the word that it failed."""
+    store = store_of(tmp_path)
+    job = added(store)
+    with store.claim() as claim:  # type: ignore[union-attr]
+        claim.open(resumable=True)
+        claim.append(b"abc", 3)
+        with job.part.open("rb") as reader:
+            claim.fail("no room.")
+            assert os.fstat(reader.fileno()).st_size == 0
+    assert job.progress().error == "no room."
+
+
 def test_a_removed_job_stops_its_worker(tmp_path: Path) -> None:
     store = store_of(tmp_path)
     job = added(store)
