@@ -112,11 +112,6 @@ class Api:
         return self.context.draining
 
     @property
-    def failure(self) -> str:
-        """Why it never became ready, or ""."""
-        return self.context.failure
-
-    @property
     def pending(self) -> int:
         """Images waiting or being made."""
         return self.context.maker.pending if self.context.opened else 0
