@@ -24,7 +24,7 @@ from serving.access import Caller
 from serving.bundles import Served
 from serving.engine import Engine, Ticket
 from serving.exchange import ClientGoneError, Receive
-from serving.limits import Quota, RateLimit
+from serving.limits import Quota, RateLimit, shared_file
 from serving.metrics import Metrics
 from serving.settings import Settings
 from serving.tracing import Attributes, Trace
@@ -64,8 +64,9 @@ class Maker:
         self.settings = settings
         self.metrics = metrics
         self.threads = threads
-        self._rate = RateLimit(settings.rate_images, settings.max_images)
-        self._quota = Quota(settings.workers)
+        file = shared_file(settings.workers)
+        self._rate = RateLimit(settings.rate_images, settings.max_images, file)
+        self._quota = Quota(settings.workers, file)
         self._waking = False
         self._rounds = 0  # requests on their way that ask the engine several times
         self._drained_by = math.inf  # `time.monotonic()` after which they give up
@@ -100,6 +101,8 @@ class Maker:
         await self._loop.run_in_executor(None, self._engine.drain, self.settings.timeout_s)
         await self._loop.run_in_executor(None, self._engine.close)
         self._encoders.shutdown(wait=False)
+        self._rate.close()
+        self._quota.close()
 
     # ------------------------------------------------------------------------------------------ making
 

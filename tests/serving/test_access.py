@@ -16,7 +16,7 @@ from augmint import Client
 from augmint.cli import main
 from augmint.errors import ServiceError, UnavailableError, UsageError
 from serving.access import AccessError, Caller, Door, add_token, is_loopback, read_tokens, remove_token
-from serving.limits import Quota
+from serving.limits import Quota, RateLimit
 from serving.middleware import with_cors
 from serving.run import ServeRequest, serve
 from tests.serving.conftest import bentoml_serve, free_port
@@ -210,6 +210,32 @@ def test_a_quota_fills_up_over_a_day() -> None:
     halves.take("a", 100, 50, now=0.0)
     with pytest.raises(UnavailableError):
         halves.take("a", 100, 1, now=0.0)
+    with pytest.raises(UnavailableError) as refused:
+        quota.take("c", 100, 101, now=0.0)
+    assert refused.value.retry_after is None, "it will never be allowed"
+
+
+def test_workers_share_their_limits(tmp_path: Path) -> None:
+    """Two of them, as two processes have them: what one counts, the other knows; what is owed, too."""
+    file = tmp_path / "limits"
+    one, other = Quota(2, file), Quota(2, file)
+    one.take("a", 100, 70, now=0.0)
+    with pytest.raises(UnavailableError) as refused:
+        other.take("a", 100, 90, now=43_200.0)  # half a day later 80 are left
+    assert refused.value.code == "service.quota"
+    other.take("a", 100, 70, now=43_200.0)
+    other.charge("a", 20)
+    with pytest.raises(UnavailableError) as refused:
+        one.take("a", 100, 1, now=43_200.0)
+    assert refused.value.retry_after == pytest.approx(11 * 864)
+    fast, faster = RateLimit(10, 100, file), RateLimit(10, 100, file)
+    fast.take("a", 600, now=0.0)
+    with pytest.raises(UnavailableError) as refused:
+        faster.take("a", 1, now=0.0)
+    assert refused.value.code == "service.rate"
+    faster.take("a", 10, now=1.0)
+    for limit in (one, other, fast, faster):
+        limit.close()
 
 
 # ---------------------------------------------------------------------------------------------- the API

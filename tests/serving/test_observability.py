@@ -131,6 +131,7 @@ class Two:
     service: Service
     user: str
     admin: str
+    few: str
     spans: list[Span]
 
     def ask(self, *args: Any, headers: dict[str, str] | None = None, admin: bool = False) -> Reply:
@@ -181,6 +182,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Iterator
     file = home / "tokens.json"
     user = add_token(file, "user")
     admin = add_token(file, "admin", scopes=("admin",))
+    few = add_token(file, "few", images_per_day=50)
     with (
         collector() as (endpoint, spans),
         bentoml_serve(
@@ -195,7 +197,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Iterator
         ) as service,
     ):
         service.wait_until_ready()
-        found = Two(service, user, admin, spans)
+        found = Two(service, user, admin, few, spans)
         end = time.monotonic() + 30
         while found.scrape().get("augmint_ready_workers") != 2 and time.monotonic() < end:
             time.sleep(0.1)
@@ -218,6 +220,10 @@ def test_the_figures_of_all_workers_add_up(two: Two) -> None:
         done = list(pool.map(one, range(200)))
     assert len({worker for worker, _ in done}) == 2, "both were asked"
     images = sum(n for _, n in done)
+    answered = 'augmint_http_answer_seconds_count{route="/v1/generate"}'
+    end = time.monotonic() + 5
+    while two.scrape()[answered] < before.get(answered, 0) + 200 and time.monotonic() < end:
+        time.sleep(0.02)  # an answer is counted when its last byte is out, which its reader may have before that
     for _ in range(6):  # by either worker
         after = two.scrape()
         grew = {name: value - before.get(name, 0.0) for name, value in after.items()}
@@ -227,9 +233,27 @@ def test_the_figures_of_all_workers_add_up(two: Two) -> None:
         assert grew['augmint_rejections_total{reason="unknown-label"}'] == 50
         assert grew['augmint_http_answers_total{route="/v1/generate",status="200"}'] == 150
         assert grew['augmint_http_answers_total{route="/v1/generate",status="422"}'] == 50
-        assert grew['augmint_http_answer_seconds_count{route="/v1/generate"}'] == 200
+        assert grew[answered] == 200
         assert after["augmint_ready_workers"] == 2
         assert after["augmint_queue_images"] == 0
+
+
+def test_a_quota_is_one_for_all_workers(two: Two) -> None:
+    """A token has its images of the day whichever workers it asks, all in one request or one by one, and no more."""
+    headers = {"Authorization": f"Bearer {two.few}"}
+
+    def one(images: int) -> tuple[int, str]:
+        body = {"counts": {"cat": images}, "seed": 1, "format": "npy"}
+        reply = two.service.ask("POST", "/v1/generate", body, headers)
+        assert ("retry-after" in reply.headers) == (reply.status == 429 and images <= 50)
+        return reply.status, reply.headers["x-request-id"].rpartition("-")[0]
+
+    assert one(51)[0] == 429
+    assert one(30)[0] == 200
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(one, [1] * 40))
+    assert len({worker for _, worker in done}) == 2, "both were asked"
+    assert sorted(status for status, _ in done) == [200] * 20 + [429] * 20
 
 
 def test_the_log_of_a_service_is_json_and_keeps_secrets(two: Two) -> None:
