@@ -196,7 +196,7 @@ async def closed_loop(url: str, asks: list[Ask], clients: int, until: Callable[[
 
     async def client() -> None:
         while not until():
-            if not await ask_once(made, url, choose.choice(asks), tally):
+            if await ask_once(made, url, choose.choice(asks), tally) in (0, 503):
                 await asyncio.sleep(0.05)
 
     async with session() as made:
