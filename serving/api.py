@@ -66,7 +66,7 @@ log = logging.getLogger("augmint")
 _MOST_PATH: Final = 8192
 _MOST_HEADERS: Final = 32_768
 _SENT_AT_ONCE: Final = 1 << 18  # bytes of a stream
-_QUIET: Final = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})
+_QUIET: Final = frozenset({"/livez", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics"})
 _COUNTED_BY_ENGINE: Final = frozenset(
     {"service.queue-full", "service.draining", "service.deadline", "service.internal", "service.cancelled"}
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -280,6 +281,27 @@ def test_the_api_asks_for_tokens(run: Callable[..., None], file: Path) -> None:
         problem(reply, 429, "quota")
         assert reply is not None
         assert int(reply.headers["retry-after"]) > 1
+
+    run(scenario, tokens=file)
+
+
+FREE = {"/", "/livez", "/healthz", "/readyz", "/openapi.json", "/v2/health/live", "/v2/health/ready"}
+
+
+def test_every_address_asks_for_a_token_but_those_that_give_nothing_away(run: Callable[..., None], file: Path) -> None:
+    secret = add_token(file, "user")
+
+    async def scenario(h: Harness) -> None:
+        routes = h.api.context.routes
+        assert {route.path for route in routes if route.scope is None} == FREE
+        for route in routes:
+            path = re.sub(r"\{\w+\}", "1", route.path)
+            if route.path in FREE:
+                continue
+            problem(await h.ask({}, method=route.method, path=path), 401, "unauthorized")
+            for given in (f"Bearer {secret}x", f"Basic {secret}", f"Bearer {secret}, Bearer {secret}", secret):
+                reply = await h.ask({}, method=route.method, path=path, headers={"Authorization": given})
+                problem(reply, 401, "unauthorized")
 
     run(scenario, tokens=file)
 
