@@ -381,6 +381,19 @@ def test_a_client_that_goes_midway_frees_the_service(short: Service) -> None:
     assert images_made(short) == before
 
 
+@pytest.mark.xdist_group("short streams")
+def test_a_connection_that_is_not_read_stops_its_own_stream_alone(short: Service, tiny: Generator) -> None:
+    with endless(short, "npy"):
+        before, now = -1.0, images_made(short)
+        while now > before:  # until all that it may have made ahead is made
+            time.sleep(0.1)
+            before, now = now, images_made(short)
+        wish = {"counts": {"cat": 2000}, "seed": 9, "format": "npy"}
+        body = short.ask("POST", "/v1/stream", wish).body
+        assert np.array_equal(np.load(io.BytesIO(body)), tiny.generate({"cat": 2000}, seed=9).images)
+        assert images_made(short) == now + 2000
+
+
 def images_made(service: Service) -> float:
     text = service.ask("GET", "/metrics").body.decode()
     return sum(
