@@ -175,9 +175,9 @@ def run_load(
     if form == "png":
         pace *= 0.4  # Pillow's
     if load.images == BULK:
-        each = max(2, round(seconds * pace / BULK / load.connections))
+        each = max(1, round(seconds * pace / BULK / 2))
         return send(service, [ask(BULK, form)] * each * load.connections, load.connections)
-    return send(service, mixture(ask, form, rounds=max(1, round(seconds * pace / 20_000))), load.connections)
+    return send(service, mixture(ask, form, rounds=max(1, round(seconds * pace / 30_000))), load.connections)
 
 
 def mixture(ask: Callable[[int, Form], Ask], form: Form, rounds: int) -> list[Ask]:

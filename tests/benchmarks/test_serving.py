@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import serving, serving_page
+from benchmarks import profiling, serving, serving_page
 from benchmarks.contenders import CONTENDERS, OURS
 from benchmarks.load import SEED, Ask, Service, ask_once, free_port, running, send, wrk
 from benchmarks.random_bundles import write_random_bundle
@@ -174,6 +174,20 @@ def test_every_contender_is_asked_for_the_same() -> None:
         for form in serving.FORMS:
             assert contender.ask(16, form).images == 16, name
     assert SEED.encode() in CONTENDERS[OURS].ask(1, "npy").body
+
+
+def test_a_profile_shares_each_threads_time_among_its_functions() -> None:
+    stacks = (
+        "thread (7): Main;run (a.py:1);answer (b.py:2) 3\n"
+        "thread (7): Main;run (a.py:1);answer (b.py:9) 1\n"
+        "thread (8): engine;loop (c.py:1) 2\n"
+        "thread (8): engine;Condition.wait (threading.py:327) 98\n"
+    )
+    lines = [line.split() for line in profiling._by_function(stacks, {7: 40.0, 8: 5.0, 9: 0.0})]
+    assert ["40.00", "Main", "(7)"] in lines
+    assert lines.count(["40.00", "answer", "(b.py)"]) == 2, "itself, and with what it calls"
+    assert lines.count(["40.00", "run", "(a.py)"]) == 1, "it only calls"
+    assert lines.count(["5.00", "loop", "(c.py)"]) == 2, "waiting is no work"
 
 
 def test_a_wrong_choice_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
