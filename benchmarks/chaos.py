@@ -46,6 +46,7 @@ sys.path.insert(0, str(ROOT))
 from augmint import Client, Generator  # noqa: E402
 from benchmarks.random_bundles import write_random_bundle  # noqa: E402
 from serving.protocol import HEAD_SECONDS  # noqa: E402
+from serving.settings import Settings  # noqa: E402
 from tests.serving.conftest import Service, bentoml_serve  # noqa: E402
 from tests.tinybundle import write_tiny_bundle  # noqa: E402
 
@@ -319,8 +320,8 @@ def fuzz(report: Report, scratch: Path, options: Options) -> None:
 
 
 def overload(report: Report, scratch: Path, options: Options) -> None:
-    """Ten times what the service can make, at random moments: requests that take about 0.3 s, as it comes."""
-    _overload(report, scratch, options, seconds=0.3)
+    """Ten times what the service can make, at random moments: requests of twice AUGMINT_QUEUE_S, as it comes."""
+    _overload(report, scratch, options, seconds=2 * Settings().queue_s)
 
 
 def overload_small(report: Report, scratch: Path, options: Options) -> None:
@@ -333,8 +334,8 @@ def _overload(report: Report, scratch: Path, options: Options, seconds: float, *
     generator = Generator(bundle, device="cpu", threads=1)
     with service_of(scratch, bundle, AUGMINT_ACCESS_LOG="off", **variables) as (service, url):
         process = worker_of(service)
-        first = bulk(generator, "gan32", 64, 4)
-        pace = asyncio.run(closed_loop(url, first, 1, for_seconds(2))).percentile(200, 50) / 64
+        first = bulk(generator, "gan32", 512, 4)
+        pace = asyncio.run(closed_loop(url, first, 1, for_seconds(3))).percentile(200, 50) / 512
         count = max(1, min(5000, int(seconds / pace)))
         asks = bulk(generator, "gan32", count, 12)
 
