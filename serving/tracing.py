@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
@@ -86,9 +87,11 @@ class Tracer:
                 child.end(end_time=_nanoseconds(ended))
         span.end()
 
-    def close(self) -> None:
-        """Hand over what is left; blocks for as long as the exporters take."""
-        self._provider.shutdown()
+    def close(self, seconds: float = 2.0) -> None:
+        """Hand over what is left, within this time: a collector that does not answer holds nobody's shutdown up."""
+        closing = threading.Thread(target=self._provider.shutdown, name="augmint-tracing", daemon=True)
+        closing.start()
+        closing.join(seconds)
 
 
 def open_tracer(mode: str, environment: Mapping[str, str] | None = None) -> Tracer | None:

@@ -10,6 +10,7 @@ import itertools
 import json
 import logging
 import re
+import socket
 import sys
 import threading
 import time
@@ -366,6 +367,17 @@ def test_only_what_is_configured_is_traced(mode: str, variables: dict[str, str],
     assert (tracer is not None) == traced
     if tracer is not None:
         tracer.close()
+
+
+def test_a_collector_that_does_not_answer_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        tracer = open_tracer("auto")
+        assert tracer is not None
+        begun = time.monotonic()
+        tracer.end(tracer.begin("GET", "-", begun), "GET /", 200, begun, {})
+        tracer.close(0.2)
+        assert time.monotonic() - begun < 3
 
 
 def test_an_exporter_that_is_not_known_ends_the_service_only_when_it_is_asked_for() -> None:
