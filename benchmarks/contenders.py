@@ -42,7 +42,8 @@ class Contender:
         command: what follows it; "PORT" stands for the port.
         ready: an address that answers 200 once it is.
         ask: the request for so many images.
-        triton: its answers carry a JSON head before the bytes, and PNGs one after another, not in a zip.
+        triton: its answers carry a JSON head before the bytes, and PNGs one after another, not in a zip. It does not
+            survive being stopped while others are measured, so it idles.
     """
 
     title: str

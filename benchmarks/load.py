@@ -115,11 +115,13 @@ class Service:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.suspend()
 
-    def resume(self) -> None:
-        for process in self._paused:
+    def resume(self) -> bool:
+        """Whether it was stopped."""
+        paused, self._paused = self._paused, []
+        for process in paused:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.resume()
-        self._paused = []
+        return bool(paused)
 
     def cpu_seconds(self) -> float:
         """User and system time of all processes so far."""
@@ -196,7 +198,7 @@ def running(
             process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
-        for child in left:  # some peers leave their workers behind
+        for child in psutil.wait_procs(left, timeout=5)[1]:  # some peers leave their workers behind
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
 

@@ -151,18 +151,21 @@ def standing(
                 left_out[contender.title] = str(error).strip().splitlines()[-1]
                 say(f"{contender.title} is left out: {error}")
                 continue
-            service.pause()
+            if not contender.triton:
+                service.pause()
             found[name] = service
         yield found
 
 
 @contextlib.contextmanager
 def awake(service: Service) -> Iterator[None]:
-    service.resume()
+    """Resumed, if it was stopped, and stopped again."""
+    stopped = service.resume()
     try:
         yield
     finally:
-        service.pause()
+        if stopped:
+            service.pause()
 
 
 def run_load(
