@@ -66,7 +66,7 @@ class Settings:
     threads: int = 0
     max_images: int = 10_000
     queue_images: int = 40_000
-    queue_s: float = 0.25
+    queue_s: float = 2.0
     streams: int = 16
     jobs: Path | None = None
     jobs_bytes: int = 10 << 30
