@@ -46,7 +46,6 @@ sys.path.insert(0, str(ROOT))
 from augmint import Client, Generator  # noqa: E402
 from benchmarks.random_bundles import write_random_bundle  # noqa: E402
 from serving.protocol import HEAD_SECONDS  # noqa: E402
-from serving.settings import Settings  # noqa: E402
 from tests.serving.conftest import Service, bentoml_serve  # noqa: E402
 from tests.tinybundle import write_tiny_bundle  # noqa: E402
 
