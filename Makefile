@@ -72,8 +72,8 @@ bench-kill-resume: setup ## kill training ten times at random points; the weight
 bench-streaming: setup ## the server's peak memory for a stream of a million images against one of ten thousand (minutes)
 	$(BIN)/python benchmarks/streaming.py
 
-chaos: setup ## the service under fire: every address fuzzed, overload, kills, bad clients, clocks, memory; then half an hour of soak (about 45 minutes)
-	$(BIN)/python benchmarks/chaos.py
+chaos: setup ## the service under fire: every address fuzzed, overload, kills, bad clients, clocks, memory, half an hour of soak: docs/chaos.md (about 45 minutes)
+	$(BIN)/python benchmarks/chaos.py --docs
 
 build: setup ## the wheel, in dist/
 	$(BIN)/python -m build --wheel
