@@ -23,12 +23,25 @@ from PIL import Image
 
 from benchmarks.load import ROOT, SEED, Ask, Service, ask_once, free_port, running
 
-__all__ = ["CONTENDERS", "EMPTY", "FRONT", "OURS", "PEERS", "Contender", "Form", "augmint", "check", "setup"]
+__all__ = [
+    "CONTENDERS",
+    "EMPTY",
+    "FRONT",
+    "OURS",
+    "PACKAGES",
+    "PEERS",
+    "Contender",
+    "Form",
+    "augmint",
+    "check",
+    "setup",
+]
 
 Form = Literal["npy", "png"]
 OURS: Final = "augmint"
 PEERS: Final = ROOT / ".venv-peers"
 TRITON: Final = ROOT / ".venv-peers-triton"
+PACKAGES: Final = ("litserve==0.2.19", "fastapi==0.165.0", "nvidia-pytriton==0.7.0")
 _JSON: Final = {"Content-Type": "application/json"}
 
 
@@ -201,12 +214,12 @@ def setup() -> None:
     """Make the peers' environments, with our versions of ONNX Runtime and numpy; nothing of them comes into ours."""
     constraints = str(ROOT / "constraints.txt")
     if not (PEERS / ".installed").exists():
-        _pip(PEERS, "-c", constraints, "litserve", "fastapi", "uvicorn", "uvloop", "httptools", *_runtime(), "py-spy")
+        _pip(PEERS, "-c", constraints, *PACKAGES[:2], "uvicorn", "uvloop", "httptools", *_runtime(), "py-spy")
         (PEERS / ".installed").touch()
     if not (TRITON / ".installed").exists():
         # Triton's Python backend is built for numpy 1, and hands out empty tensors under numpy 2.
         runtime = [_pinned(name) for name in _runtime() if name.startswith("onnxruntime")]
-        _pip(TRITON, "nvidia-pytriton==0.7.0", *runtime, "pillow")
+        _pip(TRITON, PACKAGES[2], *runtime, "pillow")
         _mend_pytriton(next((TRITON / "lib").glob("python*/site-packages/pytriton/proxy")))
         (TRITON / ".installed").touch()
 

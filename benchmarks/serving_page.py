@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from benchmarks.contenders import CONTENDERS, OURS
+from benchmarks.contenders import CONTENDERS, OURS, PACKAGES
 from evaluation.tables import fixed_width
 
 __all__ = ["page", "promises", "table"]
@@ -254,7 +254,8 @@ def _notes(found: Found) -> list[str]:
         "- Peers: `benchmarks/peers/`, each with ONNX Runtime sessions of one thread in calls of at most 64 images. "
         "BentoML has a worker a core and answers bytes; LitServe a worker a core, its fast queue and batches of 32 "
         "requests; FastAPI a plain function in its pool of threads; Triton an instance a core behind its dynamic "
-        "batcher, under numpy 1 as its package needs. Peak memory is the sum of the processes' largest resident sizes, "
+        "batcher, under numpy 1 as its package needs. Versions: "
+        f"{', '.join(PACKAGES)}. Peak memory is the sum of the processes' largest resident sizes, "
         "so shared pages count several times.",
         "- Every service writes its access log, as it comes, to a file.",
     ]
