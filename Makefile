@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # A second demo does not touch what the first one made.
 DEMO_OUT ?= $(shell n=1; d=demo-out; while [ -e "$$d" ]; do n=$$((n + 1)); d=demo-out-$$n; done; echo "$$d")
 
-.PHONY: help setup demo test test-all check static audit lint format docs bench-batching bench-families bench-features bench-kill-resume bench-serving bench-streaming bench-utility chaos build clean
+.PHONY: help setup demo test test-slow test-all check static audit lint format docs bench-batching bench-families bench-features bench-kill-resume bench-serving bench-streaming bench-utility chaos build clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -28,8 +28,10 @@ demo: setup ## the whole path on real data: train, export, serve, balance, compa
 test: setup ## the whole test suite (under 5 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
 
-test-all: setup ## … and the tests marked slow
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+test-slow: setup ## the tests marked slow: every block of the README, run in its order
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
+
+test-all: test test-slow ## both
 
 check: static test ## lint, types, import arrows, and the tests with their doctests
 

@@ -44,6 +44,7 @@ def test_the_blocks_are_what_this_test_knows_how_to_run() -> None:
     assert "python" in [language for language, _ in RUN]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(420)
 def test_the_blocks_run(my_images: Path) -> None:
     with socket.socket() as probe:

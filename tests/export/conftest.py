@@ -23,6 +23,7 @@ class Traced:
     graph: onnx.ModelProto
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whatever looks at the exported bundle runs in one worker, so that it is exported once."""
     for item in items:

@@ -34,6 +34,9 @@ def with_codes(run: Run, purities: tuple[float, ...]) -> Run:
     return run
 
 
+pytestmark = pytest.mark.xdist_group("codes")  # one run, one bundle
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("codes") / "run"

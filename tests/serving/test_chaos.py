@@ -50,7 +50,7 @@ def test_overload_is_refused_at_once_and_passes(run: Callable[..., None], tiny_b
         assert again is not None
         assert again.status == 200
 
-    run(scenario)
+    run(scenario, queue_s=0.25)
 
 
 def test_the_clients_own_deadline_holds_at_each_point(run: Callable[..., None]) -> None:
