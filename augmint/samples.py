@@ -266,7 +266,7 @@ def label_numbers(labels: Sequence[str], class_names: Sequence[str]) -> NDArray[
     Raises:
         UnknownLabelError: one that is not there.
     """
-    numbers = {name: number for number, name in enumerate(class_names or ("",))}
+    numbers = _numbers(tuple(class_names) or ("",))
     for label in labels:
         if label not in numbers:
             raise _unknown(label, class_names)

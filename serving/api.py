@@ -47,7 +47,7 @@ from serving.access import AccessError, Door
 from serving.accesslog import AccessLog
 from serving.bundles import open_bundle, open_bundles, threads_for
 from serving.context import Context
-from serving.exchange import Answer, ClientGoneError, Exchange, Headers, Receive, Route, Scope, Send
+from serving.exchange import FRESH, Answer, ClientGoneError, Exchange, Headers, Receive, Route, Scope, Send
 from serving.jobrunner import JobRunner
 from serving.jobs import JobStore
 from serving.library import Library
@@ -327,7 +327,7 @@ class Api:
 
     def _problem(self, exchange: Exchange, error: AugmintError) -> Answer:
         problem = problems.problem_of(error)
-        headers: Headers = [(b"cache-control", b"no-store")]
+        headers: Headers = [FRESH]
         if (wait := problems.retry_after_of(error)) is not None:
             headers.append((b"retry-after", wait))
         if isinstance(error, AccessError) and error.challenge is not None:

@@ -25,6 +25,7 @@ from serving.access import Scope as TokenScope
 from serving.tracing import Trace
 
 __all__ = [
+    "FRESH",
     "JSON",
     "OCTETS",
     "TEXT",
@@ -38,6 +39,7 @@ __all__ = [
     "Scope",
     "Send",
     "cacheable",
+    "digest_value",
     "matches",
     "repr_digest",
     "to_json",
@@ -49,6 +51,8 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 JSON: Final = b"application/json"
+FRESH: Final = (b"cache-control", b"no-store")
+"""Header of what nobody may keep."""
 OCTETS: Final = b"application/octet-stream"
 TEXT: Final = b"text/plain; charset=utf-8"
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._~:+/=@-]{1,128}")
@@ -271,7 +275,12 @@ def cacheable(exchange: Exchange, content_type: bytes, body: bytes) -> Answer:
 
 def repr_digest(body: bytes) -> bytes:
     """The value of Repr-Digest (RFC 9530)."""
-    return b"sha-256=:" + base64.b64encode(hashlib.sha256(body).digest()) + b":"
+    return digest_value(hashlib.sha256(body).digest())
+
+
+def digest_value(sha256: bytes) -> bytes:
+    """The value of Repr-Digest where the digest is known."""
+    return b"sha-256=:" + base64.b64encode(sha256) + b":"
 
 
 def to_json(value: object) -> bytes:

@@ -113,7 +113,7 @@ class JobRunner:
             await _whole(lambda: writer.go_on(found.done, claim.before()))
             log.info("job %s goes on after %d of %d images", claim.job.id, found.done, claim.job.total)
         owner = _Owner(claim, self._settings.timeout_s)
-        parts = wish.parts(owner.caller, self._settings.workers, done=writer.written)
+        parts = wish.parts(self._maker.most_at_once(owner.caller), done=writer.written)
         async with aclosing(self._maker.pieces(wish.served, parts, owner)) as made:
             async for part, images in made:
 

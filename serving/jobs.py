@@ -29,7 +29,7 @@ from typing import Any, BinaryIO, Final, Literal, Self
 
 from augmint.errors import RequestError, ServiceError, UsageError
 
-__all__ = ["Claim", "Job", "JobStore", "Progress", "RemovedError", "StorageError"]
+__all__ = ["Claim", "Job", "JobStore", "Progress", "RemovedError", "StorageError", "no_such_job"]
 
 State = Literal["waiting", "running", "done", "failed"]
 
@@ -176,7 +176,7 @@ class JobStore:
                 job = self._read(job_id)
                 if job.owner == owner:
                     return job
-        raise RequestError("there is no such job of yours: it may have been removed.", code="request.no-job")
+        raise no_such_job()
 
     def of(self, owner: str) -> Iterator[Job]:
         """The jobs of an owner, oldest first."""
@@ -244,6 +244,10 @@ class JobStore:
                 ended = job.progress().ended
                 if ended and now - ended > self._kept_s:
                     self.remove(job)
+
+
+def no_such_job() -> RequestError:
+    return RequestError("there is no such job of yours: it may have been removed.", code="request.no-job")
 
 
 class Claim:

@@ -184,6 +184,10 @@ class Quota:
                 retry_after=-missing * _DAY_S / full if images <= full else None,  # never
             )
 
+    def most(self, per_day: int) -> int:
+        """Images that can ever be had at once, at least 1."""
+        return max(per_day // self._parts, 1)
+
     def charge(self, caller: str, images: int) -> None:
         """As `RateLimit.charge`."""
         if caller in self._limited:

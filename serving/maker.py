@@ -121,6 +121,10 @@ class Maker:
             raise
         exchange.counted = images
 
+    def most_at_once(self, caller: Caller) -> int | None:
+        """Images that this caller's quota can ever hold; None: it has none."""
+        return None if caller.images_per_day is None else self._quota.most(caller.images_per_day)
+
     async def images(
         self, served: Served, request: Request, exchange: Asker, *, admitted: bool = False
     ) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from augmint.bundle import Edit, Utility
 from augmint.endmark import StreamForm
 from augmint.errors import RequestError
-from augmint.samples import BundleInfo
+from augmint.samples import BundleInfo, Request
 from serving.codecs import Format
 
 __all__ = [
@@ -83,9 +83,20 @@ class _ImagesBody(_Strict):
         examples=[{"slant": 1.5}],
     )
 
-    @property
-    def seed_number(self) -> int | None:
-        return None if self.seed is None else int(self.seed)
+    def request(self, info: BundleInfo, *, quality: str = "none", candidates: int | None = None) -> Request:
+        """What is asked of this bundle; raises as `Request.make` does."""
+        return Request.make(
+            self.counts,
+            info.class_names,
+            seed=None if self.seed is None else int(self.seed),
+            offset=int(self.offset),
+            truncation=self.truncation,
+            quality=quality,
+            offered=info.quality,
+            candidates=candidates,
+            edit=self.edit,
+            editable=info.edits,
+        )
 
 
 class GenerateBody(_ImagesBody):

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from augmint.endmark import StreamForm
 from augmint.errors import RequestError, TooLargeError
 from augmint.samples import Request
-from serving.access import Caller
 from serving.bundles import Served
 from serving.library import Library
 from serving.replies import samples_of
@@ -54,10 +53,10 @@ class Wish:
     def writer(self) -> StreamWriter:
         return writer_of(self.form, images=self.images, first=self.start, image_shape=self.served.info.image_shape)
 
-    def parts(self, caller: Caller, workers: int, done: int = 0) -> Iterator[Request]:
-        """What is to be made at once, after the first `done` rows: no more than this caller may ever have at once."""
-        share = self.part_rows if caller.images_per_day is None else max(caller.images_per_day // workers, 1)
-        return self.request.parts(min(self.part_rows, share), self.start + done, self.stop)
+    def parts(self, most: int | None, done: int = 0) -> Iterator[Request]:
+        """What is to be made at once, after the first `done` rows, where nobody may have more than `most` at once."""
+        rows = self.part_rows if most is None else min(self.part_rows, most)
+        return self.request.parts(rows, self.start + done, self.stop)
 
     def encoded(self, part: Request, images: NDArray[np.uint8], writer: StreamWriter) -> bytes:
         """The next part's images as the writer's next bytes."""
@@ -71,15 +70,7 @@ def read_wish(body: StreamBody, library: Library, settings: Settings) -> Wish:
         RequestError: see `Request.make`; or rows that are not there, or more than a zip may have.
     """
     served = library.find(body.bundle)
-    request = Request.make(
-        body.counts,
-        served.info.class_names,
-        seed=body.seed_number,
-        offset=int(body.offset),
-        truncation=body.truncation,
-        edit=body.edit,
-        editable=served.info.edits,
-    )
+    request = body.request(served.info)
     start, stop = int(body.start), request.total if body.stop is None else int(body.stop)
     if not start < stop <= request.total:
         raise RequestError(

@@ -10,7 +10,7 @@ from augmint.samples import Request
 from serving import accept, openapi
 from serving.codecs import FORMATS, ONE_IMAGE
 from serving.context import Context
-from serving.exchange import JSON, Answer, Exchange, Headers, Route, to_json
+from serving.exchange import FRESH, JSON, Answer, Exchange, Headers, Route, to_json
 from serving.replies import etag, known, made
 from serving.schema import parse_body, parse_plan
 
@@ -30,18 +30,7 @@ class Generate:
         settings = self._context.settings
         wish = parse_body(await exchange.body(settings.max_body))
         served = library.find(wish.bundle)
-        request = Request.make(
-            wish.counts,
-            served.info.class_names,
-            seed=wish.seed_number,
-            offset=int(wish.offset),
-            truncation=wish.truncation,
-            quality=wish.quality,
-            offered=served.info.quality,
-            candidates=wish.candidates,
-            edit=wish.edit,
-            editable=served.info.edits,
-        )
+        request = wish.request(served.info, quality=wish.quality, candidates=wish.candidates)
         if request.total > settings.max_images:
             raise TooLargeError(
                 f"{request.total} images are more than the {settings.max_images} that one request may have: ask in "
@@ -52,7 +41,7 @@ class Generate:
             raise RequestError(f"{form} holds one image, not {request.total}: ask for one, or for the format zip.")
         headers: Headers = [(b"vary", b"accept")]
         if wish.seed is None:
-            headers.append((b"cache-control", b"no-store"))
+            headers.append(FRESH)
         else:
             # The answer is a function of the request alone, so its tag is known before it is made.
             tag = etag(served, request, form)
@@ -86,7 +75,7 @@ class Generate:
             "seconds": round(seconds, 3) if served.lane.seconds_per_image else None,
             "waiting": maker.pending,
         }
-        return Answer(200, JSON, to_json(document), [(b"cache-control", b"no-store")])
+        return Answer(200, JSON, to_json(document), [FRESH])
 
 
 _GENERATE = openapi.operation(

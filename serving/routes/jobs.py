@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
+import contextlib
 import re
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
@@ -13,9 +13,9 @@ from typing import Final
 from augmint.errors import RequestError
 from serving import openapi
 from serving.context import Context
-from serving.exchange import JSON, Answer, Exchange, Headers, Route, matches, to_json
+from serving.exchange import FRESH, JSON, Answer, Exchange, Headers, Route, digest_value, matches, to_json
 from serving.jobrunner import JobRunner
-from serving.jobs import Job, JobStore, Progress, RemovedError
+from serving.jobs import Job, JobStore, Progress, RemovedError, no_such_job
 from serving.schema import JobModel, parse_stream
 from serving.streams import MEDIA_TYPES
 from serving.wish import read_wish
@@ -49,27 +49,28 @@ class Jobs:
         job = await asyncio.to_thread(store.add, caller.name, caller.images_per_day, document, wish.images, length)
         runner.wake()
         place = f"/v1/jobs/{job.id}".encode()
-        return Answer(202, JSON, to_json(self._model(job)), [(b"location", place), _FRESH])
+        return Answer(202, JSON, to_json(self._model(job, Progress())), [(b"location", place), FRESH])
 
     async def _list(self, exchange: Exchange) -> Answer:
         store, _ = self._require()
-        found = await asyncio.to_thread(lambda: list(store.of(exchange.caller.name)))
-        shown = []
-        for job in found:
-            try:
-                shown.append(self._model(job))
-            except RemovedError:
-                continue
-        return Answer(200, JSON, to_json({"jobs": shown}), [_FRESH])
+
+        def shown() -> list[dict[str, object]]:
+            found = []
+            for job in store.of(exchange.caller.name):
+                with contextlib.suppress(RemovedError):
+                    found.append(self._model(job, job.progress()))
+            return found
+
+        return Answer(200, JSON, to_json({"jobs": await asyncio.to_thread(shown)}), [FRESH])
 
     async def _show(self, exchange: Exchange) -> Answer:
         job, progress = await self._find(exchange)
-        return Answer(200, JSON, to_json(self._model(job, progress)), [_FRESH])
+        return Answer(200, JSON, to_json(self._model(job, progress)), [FRESH])
 
     async def _remove(self, exchange: Exchange) -> Answer:
         job, _ = await self._find(exchange)
         await asyncio.to_thread(self._require()[0].remove, job)
-        return Answer(204, JSON, b"", [_FRESH])
+        return Answer(204, JSON, b"", [FRESH])
 
     async def _result(self, exchange: Exchange) -> Answer:
         job, progress = await self._find(exchange)
@@ -78,12 +79,11 @@ class Jobs:
                 f"it failed: {progress.error}" if progress.error else f"{progress.done} of {job.total} images are made."
             )
             raise RequestError(f"this job has no result, {why}", code="request.not-finished")
-        digest = bytes.fromhex(progress.sha256)
         tag = b'"' + progress.sha256.encode() + b'"'
         headers: Headers = [
             (b"etag", tag),
             (b"accept-ranges", b"bytes"),
-            (b"repr-digest", b"sha-256=:" + base64.b64encode(digest) + b":"),
+            (b"repr-digest", digest_value(bytes.fromhex(progress.sha256))),
             (b"cache-control", b"private, no-cache"),
         ]
         if matches(exchange.headers.get(b"if-none-match"), tag):
@@ -119,12 +119,11 @@ class Jobs:
             try:
                 return job, job.progress()
             except RemovedError:
-                raise _removed() from None
+                raise no_such_job() from None
 
         return await asyncio.to_thread(find)
 
-    def _model(self, job: Job, progress: Progress | None = None) -> dict[str, object]:
-        found = progress or job.progress()
+    def _model(self, job: Job, found: Progress) -> dict[str, object]:
         expires = found.ended + self._context.settings.jobs_hours * 3600
         return JobModel(
             id=job.id,
@@ -171,7 +170,7 @@ async def _pieces(path: Path, start: int, stop: int) -> AsyncGenerator[bytes, No
     try:
         file = await asyncio.to_thread(path.open, "rb")
     except FileNotFoundError:
-        raise _removed() from None
+        raise no_such_job() from None
     with file:
         file.seek(start)
         while start < stop:
@@ -181,11 +180,6 @@ async def _pieces(path: Path, start: int, stop: int) -> AsyncGenerator[bytes, No
             yield piece
 
 
-def _removed() -> RequestError:
-    return RequestError("there is no such job of yours: it may have been removed.", code="request.no-job")
-
-
-_FRESH: Final = (b"cache-control", b"no-store")
 _ID: Final = openapi.part("id", "the job's")
 _ERRORS: Final = ("no-jobs", "no-job")
 _ADD: Final = openapi.operation(

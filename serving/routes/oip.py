@@ -15,13 +15,12 @@ from augmint.errors import RequestError, TooLargeError
 from serving import oip, openapi
 from serving.bundles import Served
 from serving.context import Context
-from serving.exchange import JSON, OCTETS, Answer, Exchange, Handler, Headers, Route, repr_digest, to_json
+from serving.exchange import FRESH, JSON, OCTETS, Answer, Exchange, Handler, Headers, Route, repr_digest, to_json
 from serving.replies import INLINE_BYTES
 
 __all__ = ["OpenInference"]
 
 _LENGTH: Final = openapi.JSON_LENGTH.lower().encode()
-_FRESH: Final = (b"cache-control", b"no-store")
 
 
 class OpenInference:
@@ -100,7 +99,7 @@ class OpenInference:
             (b"augmint-reproducibility", info.reproducibility.encode()),
             (b"augmint-delivered", str(len(images)).encode()),
             (b"repr-digest", digest),
-            _FRESH,
+            FRESH,
         ]
         if length is None:
             return Answer(200, JSON, body, headers, images=len(images))
@@ -132,7 +131,7 @@ class OpenInference:
 
 
 def _json(value: object) -> Answer:
-    return Answer(200, JSON, to_json(value), [_FRESH])
+    return Answer(200, JSON, to_json(value), [FRESH])
 
 
 def _of_model(

@@ -7,11 +7,9 @@ from typing import Any, Final
 
 from serving import openapi, page
 from serving.context import Context
-from serving.exchange import JSON, TEXT, Answer, Exchange, Headers, Route, cacheable, to_json
+from serving.exchange import FRESH, JSON, TEXT, Answer, Exchange, Route, cacheable, to_json
 
 __all__ = ["Operation"]
-
-_FRESH: Final = (b"cache-control", b"no-store")
 
 
 class Operation:
@@ -33,27 +31,23 @@ class Operation:
         return answer
 
     async def _livez(self, exchange: Exchange) -> Answer:
-        return Answer(200, TEXT, b"alive\n", _fresh())
+        return Answer(200, TEXT, b"alive\n", [FRESH])
 
     async def _readyz(self, exchange: Exchange) -> Answer:
         self._context.check_ready()
-        return Answer(200, TEXT, b"ready\n", _fresh())
+        return Answer(200, TEXT, b"ready\n", [FRESH])
 
     async def _metrics(self, exchange: Exchange) -> Answer:
         metrics = self._context.metrics
         if metrics is None:
             raise self._context.not_ready()
         body, kind = await asyncio.get_running_loop().run_in_executor(None, metrics.exposition)
-        return Answer(200, kind.encode(), body, _fresh())
+        return Answer(200, kind.encode(), body, [FRESH])
 
     async def _document(self, exchange: Exchange) -> Answer:
         if not self._written:
             self._written = to_json(openapi.document(self._context.routes))
         return cacheable(exchange, JSON, self._written)
-
-
-def _fresh() -> Headers:
-    return [_FRESH]
 
 
 def _probe(name: str, summary: str, **more: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Final
 from augmint.errors import UnavailableError
 from serving import openapi
 from serving.context import Context
-from serving.exchange import Answer, Exchange, Headers, Route
+from serving.exchange import FRESH, Answer, Exchange, Headers, Route
 from serving.maker import Maker
 from serving.replies import about
 from serving.schema import parse_stream
@@ -36,7 +36,7 @@ class Streams:
                 retry_after=5.0,
             )
         writer = wish.writer()
-        headers: Headers = [*about(wish.served, wish.request), (b"cache-control", b"no-store")]
+        headers: Headers = [*about(wish.served, wish.request), FRESH]
         if writer.length is not None:
             headers.append((b"content-length", str(writer.length).encode()))
         answer = Answer(200, MEDIA_TYPES[wish.form].encode(), b"", headers)
@@ -49,7 +49,7 @@ class Streams:
     async def _pieces(
         self, wish: Wish, writer: StreamWriter, maker: Maker, exchange: Exchange, answer: Answer
     ) -> AsyncGenerator[bytes, None]:
-        parts = wish.parts(exchange.caller, self._context.settings.workers)
+        parts = wish.parts(maker.most_at_once(exchange.caller))
         made = maker.pieces(wish.served, parts, exchange)
         self._under_way += 1
         try:
