@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ import numpy as np
 from augmint.archive import pack
 from augmint.data.writing import folder_names, new_folder
 from augmint.errors import DataError, ServiceError, ShortfallError
+from augmint.files import replacing
 from augmint.images import synthetic_pngs, synthetic_sheet_png, synthetic_webp
 from augmint.latent_space import check_edit, edit_text
 from augmint.quality import Quality, add_rejected, check_offered
@@ -331,15 +330,11 @@ def _png(samples: Samples) -> bytes:
 @contextmanager
 def new_file(out: Path) -> Iterator[Any]:
     """A temporary file beside `out` that becomes `out` if the block ends well, and vanishes otherwise."""
-    temporary = out.with_name(f".{out.name}.{secrets.token_hex(6)}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
+        with replacing(out) as file:
             yield file
-        os.replace(temporary, out)
     except OSError as error:
         raise DataError(
             f"{out} cannot be written ({error.strerror or error}): choose another place.", code="data.unwritable"
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from augmint.bundle import SIGNATURE, BundleFiles, read_bundle
 from augmint.errors import BundleError, UsageError
+from augmint.files import replacing
 
 __all__ = ["Key", "Signature", "Trust", "make_key", "read_key", "read_trust", "sign", "signature_of"]
 
@@ -178,13 +179,8 @@ def sign(path: str | os.PathLike[str], key: Key, *, now: datetime | None = None)
     signature = Signature(
         digest=digest, key=key.public, signer=key.name, signed=when, signature=base64.b64encode(made).decode()
     )
-    target = Path(path) / SIGNATURE
-    temporary = target.with_name(f".{SIGNATURE}-{secrets.token_hex(4)}")
-    try:
-        temporary.write_text(signature.model_dump_json(indent=1) + "\n", encoding="ascii")
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(Path(path) / SIGNATURE) as file:
+        file.write((signature.model_dump_json(indent=1) + "\n").encode("ascii"))
     return signature
 
 

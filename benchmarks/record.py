@@ -5,11 +5,12 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-import secrets
 import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
+
+from augmint.files import replacing
 
 __all__ = ["made", "save"]
 
@@ -32,9 +33,8 @@ def made(*packages: str) -> dict[str, Any]:
 def save(file: Path, text: str) -> None:
     """Write a file whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
+    with replacing(file) as written:
+        written.write(text.encode())
 
 
 def _cpu() -> str:

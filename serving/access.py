@@ -15,7 +15,6 @@ import hmac
 import ipaddress
 import json
 import logging
-import os
 import re
 import secrets
 import time
@@ -29,6 +28,7 @@ from typing import Annotated, Final, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from augmint.errors import ServiceError, UsageError
+from augmint.files import replacing
 
 __all__ = ["AccessError", "Caller", "Door", "Scope", "Token", "add_token", "is_loopback", "read_tokens", "remove_token"]
 
@@ -165,16 +165,9 @@ def remove_token(path: Path, name: str) -> None:
 
 def _write(path: Path, tokens: Sequence[Token]) -> None:
     document = {"tokens": [token.model_dump(mode="json", exclude_none=True) for token in tokens]}
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     # Hashes of random bits give nothing away, and a container's own user must read them; to write is the owner's alone.
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(json.dumps(document, indent=2) + "\n")
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path, permissions=0o644) as file:
+        file.write((json.dumps(document, indent=2) + "\n").encode())
 
 
 def _day(text: str, path: Path) -> date:

@@ -28,6 +28,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Final, Literal, Self
 
 from augmint.errors import RequestError, ServiceError, UsageError
+from augmint.files import replacing
 
 __all__ = ["Claim", "Job", "JobStore", "Progress", "RemovedError", "StorageError", "no_such_job"]
 
@@ -373,15 +374,8 @@ class Claim:
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:
     """Replaced as a whole, or not at all."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(document))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path, on_disk=True) as file:
+        file.write(json.dumps(document).encode())
 
 
 def _read_json(path: Path) -> dict[str, Any]:

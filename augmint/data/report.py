@@ -5,9 +5,7 @@ Knows nothing of the command line: it returns a `DataReport`, as a dict for prog
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from augmint.data.dataset import DataSet, load_data
 from augmint.data.records import SPLITS, BadFile, leads_out, shown
 from augmint.data.split import DEFAULT_FRACTIONS
 from augmint.errors import DataError
+from augmint.files import replacing
 from augmint.sheets import contact_sheet
 
 _FEW: Final = 50  # train images of a class, below which a generator is likely to copy
@@ -279,14 +278,10 @@ def _write_sheet(data: DataSet, path: Path) -> Path:
     picture = contact_sheet(
         images[first], labels[first], data.class_names[:_SHEET_CLASSES], per_class=many, counts=counts
     )
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(temporary, format="PNG")
-        os.replace(temporary, path)
+        with replacing(path) as file:
+            picture.save(file, format="PNG")
     except OSError as error:
         raise DataError(f"{shown(str(path))} cannot be written ({error.strerror}): choose another place.") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
     return path

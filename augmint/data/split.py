@@ -18,12 +18,10 @@ folder.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import re
-import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +33,7 @@ from numpy.typing import NDArray
 
 from augmint.data.records import SPLITS, TEST, TRAIN, VALIDATION, shown
 from augmint.errors import DataError
+from augmint.files import replacing
 
 DEFAULT_FRACTIONS: Final = (0.7, 0.1, 0.2)
 _SCHEMA: Final = 1
@@ -254,13 +253,5 @@ def write_split(sidecar: Path, stored: Stored) -> Path | None:
 
 
 def _replace(place: Path, text: str) -> None:
-    # Not mkstemp, whose 0600 would hide the split from others who can read the images.
-    temporary = place.with_name(f".{place.name}.{secrets.token_hex(6)}")
-    try:
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(text)
-        temporary.replace(place)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    with replacing(place) as file:
+        file.write(text.encode())
