@@ -16,24 +16,21 @@ import hashlib
 import io
 import json
 import os
-import tarfile
 from typing import BinaryIO, Final, Literal, get_args
 
+from augmint import tars
 from augmint.errors import TransportError
 
-__all__ = ["LENGTH", "StreamForm", "check", "check_bytes", "mark", "tail", "tail_length", "tar_header"]
+__all__ = ["LENGTH", "StreamForm", "check", "check_bytes", "mark", "tail", "tail_length"]
 
 StreamForm = Literal["tar", "npy", "zip"]
 
 LENGTH: Final = 192
 _MEMBER: Final = "__augmint__"
-_BLOCK: Final = tarfile.BLOCKSIZE
 # Bytes from the end of what the sha256 covers to the end of the file; and from the mark's end to the file's.
-_TAIL: Final[dict[StreamForm, int]] = {"npy": LENGTH, "tar": 4 * _BLOCK, "zip": 22 + LENGTH}
-_AFTER: Final[dict[StreamForm, int]] = {"npy": 0, "tar": 3 * _BLOCK - LENGTH, "zip": 0}
+_TAIL: Final[dict[StreamForm, int]] = {"npy": LENGTH, "tar": 4 * tars.BLOCK, "zip": 22 + LENGTH}
+_AFTER: Final[dict[StreamForm, int]] = {"npy": 0, "tar": 3 * tars.BLOCK - LENGTH, "zip": 0}
 assert set(_TAIL) == set(_AFTER) == set(get_args(StreamForm))
-# No clock, no owner: a TarInfo begins at 1970, root.
-_TEMPLATE: Final = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
 _READ_BYTES: Final = 1 << 20
 
 
@@ -52,22 +49,7 @@ def tail(form: Literal["tar", "npy"], images: int, sha256: str) -> bytes:
     text = mark(images, sha256)
     if form == "npy":
         return text
-    return tar_header(_MEMBER, LENGTH) + text.ljust(_BLOCK, b"\0") + bytes(2 * _BLOCK)
-
-
-def tar_header(name: str, size: int) -> bytes:
-    """The block before a member's content, as tarfile makes it in ten times the time.
-
-    Args:
-        name: ASCII, at most 100 characters.
-        size: of the content, below 8 GiB.
-    """
-    header = bytearray(_TEMPLATE)
-    header[: len(name)] = name.encode("ascii")
-    header[124:135] = b"%011o" % size
-    header[148:156] = b" " * 8  # the checksum is taken as if it were blank
-    header[148:156] = b"%06o\0 " % sum(header)
-    return bytes(header)
+    return tars.member(_MEMBER, text) + bytes(2 * tars.BLOCK)
 
 
 def check(file: BinaryIO, form: StreamForm) -> int:

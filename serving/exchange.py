@@ -155,6 +155,11 @@ class Exchange:
         """What a log record about this request carries: the extras of `serving.logs`."""
         return {"request_id": self.request_id, "traceparent": self.traceparent}
 
+    def encoded(self, begun: float, form: str, size: int) -> None:
+        """For the trace: so many bytes of this form are made now, since a `time.monotonic()`."""
+        if self.trace is not None:
+            self.trace.add("encode", begun, time.monotonic(), {"augmint.format": form, "augmint.bytes": size})
+
     def read_deadline(self) -> None:
         """Take the client's own limit into account.
 

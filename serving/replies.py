@@ -96,8 +96,7 @@ async def made(
         body, digest = _encode(served, request, images, form)
     else:
         body, digest = await maker.aside(lambda: _encode(served, request, images, form))
-    if exchange.trace is not None:
-        exchange.trace.add("encode", begun, time.monotonic(), {"augmint.format": form, "augmint.bytes": len(body)})
+    exchange.encoded(begun, form, len(body))
     headers += [(b"augmint-delivered", str(len(images)).encode()), (b"repr-digest", digest)]
     return Answer(200, FORMATS[form].name.encode(), body, headers, images=len(images))
 

@@ -9,14 +9,13 @@ Knows neither HTTP nor how images are made.
 
 from __future__ import annotations
 
-import io
-import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
+from augmint import tars
 from augmint.errors import RequestError
 from augmint.samples import Request, Samples
 from augmint.sampling import marked_pngs
@@ -94,15 +93,11 @@ def shard_request(
 
 def tar(samples: Samples, order: Sequence[int], k: int) -> bytes:
     """key.png with its address and mark, key.cls with the number of the label: the same bytes every time."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        images = list(marked_pngs(samples))
-        for place, row in enumerate(order):
-            key = f"{k:09d}-{place:06d}"
-            entries = {"png": images[row], "cls": str(int(samples.labels[row])).encode()}
-            for extension, content in entries.items():
-                # No clock, no owner: a TarInfo begins at 1970, root.
-                info = tarfile.TarInfo(f"{key}.{extension}")
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
-    return stream.getvalue()
+    images = list(marked_pngs(samples))
+    members = []
+    for place, row in enumerate(order):
+        key = f"{k:09d}-{place:06d}"
+        members.append(tars.member(f"{key}.png", images[row]))
+        members.append(tars.member(f"{key}.cls", b"%d" % samples.labels[row]))
+    archive = b"".join(members)
+    return archive + tars.end(len(archive))

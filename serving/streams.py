@@ -14,8 +14,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar, Final
 
+from augmint import tars
 from augmint.archive import npy_header
-from augmint.endmark import LENGTH, StreamForm, mark, tail, tail_length, tar_header
+from augmint.endmark import LENGTH, StreamForm, mark, tail, tail_length
 from augmint.samples import Samples
 from augmint.sampling import columns, labelled_pngs
 from serving.codecs import PngZip
@@ -29,7 +30,6 @@ MEDIA_TYPES: Final[dict[StreamForm, str]] = {
     "npy": "application/x-npy",
     "zip": "application/zip",
 }
-_BLOCK: Final = 512  # of a tar
 
 
 class StreamWriter(ABC):
@@ -120,15 +120,14 @@ class _Tar(StreamWriter):
     form = "tar"
 
     def _encode(self, samples: Samples) -> bytes:
-        blocks: list[bytes] = []
+        members: list[bytes] = []
         names, key = columns(samples.edit), self.first + self.written
         for label, (_, png, row) in zip(samples.labels.tolist(), labelled_pngs(samples), strict=True):
             address = _address(dict(zip(names, row, strict=True)))
             for extension, content in (("png", png), ("cls", b"%d" % label), ("json", address)):
-                header = tar_header(f"{key:012d}.{extension}", len(content))
-                blocks += (header, content, bytes(-len(content) % _BLOCK))
+                members.append(tars.member(f"{key:012d}.{extension}", content))
             key += 1
-        return b"".join(blocks)
+        return b"".join(members)
 
     def _end(self) -> bytes:
         return tail("tar", self.images, self._hashed.hexdigest())

@@ -77,7 +77,9 @@ class Addresses:
         maker.take(exchange, request.total)
         images = await maker.images(served, request, exchange)
         begun = time.monotonic()
+        begun = time.monotonic()
         body = await maker.aside(lambda: tar(samples_of(served, request, images), order, k))
+        exchange.encoded(begun, "tar", len(body))
         if exchange.trace is not None:
             exchange.trace.add("encode", begun, time.monotonic(), {"augmint.format": "tar", "augmint.bytes": len(body)})
         headers += [*about(served, request), (b"augmint-delivered", str(rows).encode())]

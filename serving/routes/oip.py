@@ -91,9 +91,7 @@ class OpenInference:
         begun = time.monotonic()
         small = inference.binary and images.nbytes <= INLINE_BYTES
         body, length, digest = encode() if small else await maker.aside(encode)
-        if exchange.trace is not None:
-            form = "json" if length is None else "binary"
-            exchange.trace.add("encode", begun, time.monotonic(), {"augmint.format": form, "augmint.bytes": len(body)})
+        exchange.encoded(begun, "json" if length is None else "binary", len(body))
         headers: Headers = [
             (b"augmint-bundle", info.digest.encode()),
             (b"augmint-reproducibility", info.reproducibility.encode()),

@@ -56,9 +56,7 @@ class Streams:
             async for part, images in made:
                 begun = time.monotonic()
                 piece = await maker.aside(lambda: wish.encoded(part, images, writer))  # noqa: B023
-                if exchange.trace is not None:
-                    about = {"augmint.format": wish.form, "augmint.bytes": len(piece)}
-                    exchange.trace.add("encode", begun, time.monotonic(), about)
+                exchange.encoded(begun, wish.form, len(piece))
                 yield piece
                 answer.images = writer.written
         finally:

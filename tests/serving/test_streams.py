@@ -22,8 +22,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augmint import Generator, Samples
-from augmint.endmark import StreamForm, check_bytes, tail_length, tar_header
+from augmint import Generator, Samples, tars
+from augmint.endmark import StreamForm, check_bytes, tail_length
 from augmint.errors import TransportError
 from augmint.samples import Request
 from serving.streams import writer_of
@@ -148,7 +148,7 @@ def test_a_stream_is_the_same_however_it_is_made_and_joined(
 def test_a_tars_headers_are_tarfiles_own(name: str, size: int) -> None:
     info = tarfile.TarInfo(name)
     info.size = size
-    assert tar_header(name, size) == info.tobuf(tarfile.USTAR_FORMAT)
+    assert tars.header(name, size) == info.tobuf(tarfile.USTAR_FORMAT)
 
 
 @given(form=st.sampled_from(FORMS), where=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
