@@ -19,24 +19,19 @@ import http.client
 import json
 import os
 import platform
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from augmint.endmark import tail_length  # noqa: E402
 from augmint.generator import Generator  # noqa: E402
+from benchmarks.contenders import augmint  # noqa: E402
+from benchmarks.load import Service  # noqa: E402
 from tests.tinybundle import write_tiny_bundle  # noqa: E402
 
 READ_BYTES = 1 << 20
@@ -50,37 +45,10 @@ class Measured:
     peak_mb: float
 
 
-@contextlib.contextmanager
-def serving(bundle: Path, home: Path) -> Iterator[tuple[int, psutil.Process]]:
-    """A service of one worker: its port, its process."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = {"AUGMINT_BUNDLES": str(bundle), "AUGMINT_WORKERS": "1", "AUGMINT_DRAIN_S": "0"}
-    own = {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"}
-    command = ["-m", "bentoml", "serve", "serving.service:AugmintService", "--host", "127.0.0.1", "--port", str(port)]
-    with (home / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, env={**os.environ, **settings, **own}, stdout=log, stderr=log
-        )
-    try:
-        end = time.monotonic() + 120
-        while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
-                break
-            if time.monotonic() > end or process.poll() is not None:
-                sys.exit(f"the service did not become ready: {(home / 'log').read_text()}")
-            time.sleep(0.1)
-        yield port, psutil.Process(process.pid)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-
-
-def peak_mb(process: psutil.Process) -> float:
+def peak_mb(service: Service) -> float:
     """The largest peak of resident memory among a service's processes: its worker's."""
     peaks = []
-    for one in [process, *process.children(recursive=True)]:
+    for one in service.processes():
         with contextlib.suppress(OSError):
             status = Path(f"/proc/{one.pid}/status").read_text()
             peaks.append(int(status.split("VmHWM:")[1].split()[0]) / 1024)
@@ -110,10 +78,10 @@ def read_stream(port: int, counts: dict[str, int] | int, form: str) -> int:
 def measure(bundle: Path, images: int, form: str) -> Measured:
     labels = Generator(bundle, device="cpu").class_names
     counts = {labels[0]: images} if labels else images
-    with tempfile.TemporaryDirectory() as home, serving(bundle, Path(home)) as (port, process):
+    with tempfile.TemporaryDirectory() as home, augmint(bundle, Path(home)) as service:
         begun = time.monotonic()
-        size = read_stream(port, counts, form) if images else 0
-        return Measured(images, time.monotonic() - begun, size, peak_mb(process))
+        size = read_stream(service.port, counts, form) if images else 0
+        return Measured(images, time.monotonic() - begun, size, peak_mb(service))
 
 
 def main() -> None:
