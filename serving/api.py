@@ -203,7 +203,9 @@ class Api:
             route = self._route(exchange)
             path = route.path
             if route.scope is not None:
-                exchange.caller = self._door.admit(exchange.headers.get(b"authorization"), route.scope, exchange.client)
+                # Until here the caller is known by its address alone.
+                authorization, address = exchange.headers.get(b"authorization"), exchange.caller.name
+                exchange.caller = self._door.admit(authorization, route.scope, address)
             exchange.read_deadline()
             answer = await route.handler(exchange)
         except ClientGoneError:

@@ -103,7 +103,7 @@ class Exchange:
         begun: `time.monotonic()` of its arrival.
         deadline: `time.monotonic()` after which nobody waits for an answer: the service's limit, or the client's
             X-Request-Timeout-Ms, whichever is first.
-        caller: whoever asks, once the door has let them in.
+        caller: whoever asks: by IP address (or "-"), and once the door has let them in as it knows them.
         trace: where its stages are noted; None where nothing is traced.
         counted: images that were counted against the caller's rate and quota last.
     """
@@ -141,14 +141,9 @@ class Exchange:
         self.traceparent = trace.decode() if trace and _TRACEPARENT.fullmatch(trace) else "-"
         self.trace: Trace | None = None
         self.params: dict[str, str] = {}
-        self.caller = Caller(self.client)
+        client = scope.get("client")
+        self.caller = Caller(client[0] if client and _ADDRESS.fullmatch(client[0]) else "-")
         self.counted = 0
-
-    @property
-    def client(self) -> str:
-        """The other side's IP address, or "-"."""
-        client = self.scope.get("client")
-        return client[0] if client and _ADDRESS.fullmatch(client[0]) else "-"
 
     @property
     def marks(self) -> dict[str, str]:
